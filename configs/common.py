@@ -1,0 +1,74 @@
+"""What the configs of all stages share."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def parse(arg: str | None, sizes: tuple[str, ...], phases: tuple[str, ...]) -> tuple[str, str]:
+    """Splits "size,phase"; the phase may be left out where a stage has only one.
+
+    Raises ValueError for a name that the stage does not have.
+    """
+    size, _, phase = (arg or sizes[0]).partition(",")
+    phase = phase or phases[-1]
+    for value, allowed, what in ((size, sizes, "size"), (phase, phases, "phase")):
+        if value not in allowed:
+            raise ValueError(f"{what}={value!r} is unknown here; choose {', '.join(allowed)}.")
+    return size, phase
+
+
+def get_base() -> ConfigDict:
+    """Values that hold unless a stage's config says otherwise."""
+    c = ConfigDict()
+    c.seed = 0
+    c.clip = config_dict.placeholder(str)  # run or cascade whose CLIP tells the stage what to draw
+    c.init = config_dict.placeholder(str)  # run or cascade to start from
+    c.loss = ConfigDict()
+
+    c.optimizer = ConfigDict()  # AdamW, PAPER.md 1.7
+    c.optimizer.learning_rate = 1.2e-4
+    c.optimizer.warmup_steps = 1000
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.clip_norm = 1.0
+    c.optimizer.ema_decay = 0.9999
+    c.optimizer.trainable = "all"  # or "temporal"; the paper says both (MAV §3.2.2, §3.4)
+
+    c.mesh = ConfigDict(dict(data=1))
+
+    c.log_every = 50  # steps
+    c.save_every = 1000
+    c.eval = ConfigDict()
+    c.eval.every = 2000
+    c.eval.num_examples = 8
+    c.eval.num_steps = 20  # of the sampler
+    return c
+
+
+def cutout_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int) -> None:
+    """The cutout world as data: kind is "images" or "videos"."""
+    c.data = ConfigDict()
+    c.data[kind] = "cutout"
+    c.data.split = "train"
+    c.data.seed = c.seed
+    c.data.batch_size = batch_size
+    c.data.size = size  # pixels, of the whole picture
+    c.data.crop = crop  # pixels, of the window that is learned from
+    c.data.threads = 1  # two cores are best left to the network
+    c.data.prefetch = 64  # examples
+    if kind == "images":
+        c.data.max_tokens = 32
+        c.data.caption_drop_prob = 0.0
+        c.data.remember = 60_000  # images drawn once and kept in memory (0.7 GB): 4 ms each
+    else:
+        c.data.fps_start = (3.0, 1.0)  # Beta over 1..30: little motion at first (MAV §3.4)
+        c.data.fps_end = (0.6, 1.2)
+
+
+def cutout_optimizer(c: ConfigDict, learning_rate: float) -> None:
+    """Small networks learn fast and are averaged over less."""
+    c.optimizer.learning_rate = learning_rate
+    c.optimizer.warmup_steps = 200
+    c.optimizer.b2 = 0.99
+    c.optimizer.ema_decay = 0.999

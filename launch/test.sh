@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Sets up .venv with what the tests need, checks the style, and runs the tests.
+#
+#   bash launch/test.sh                     all but the slow ones
+#   bash launch/test.sh -m slow             the slow ones
+#   bash launch/test.sh tests/test_media.py -k gif
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/setup.sh test
+
+echo "test: ruff checks the style"
+.venv/bin/python -m ruff check
+.venv/bin/python -m ruff format --check
+
+select=(-m "not slow")
+for argument in "$@"; do
+  [[ $argument == -m* ]] && select=()
+done
+
+# The tests compare with float32 on a CPU; set JAX_PLATFORMS yourself to run them elsewhere.
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+echo "test: pytest on two processes, JAX_PLATFORMS=$JAX_PLATFORMS"
+exec .venv/bin/python -m pytest -n 2 ${select[@]+"${select[@]}"} "$@"

@@ -1,0 +1,425 @@
+"""The cascade: five networks composed, text to video (MAV Eq. 1); its folder on disk."""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+from tqdm.auto import tqdm
+
+from mav import media, samplers, stages
+from mav import params as params_lib
+from mav.tokenizer import Tokenizer
+
+BUILT_IN = pathlib.Path(__file__).parent / "cascades"
+FORMAT = 1  # of the folder
+SIZES = {"decoder": 64, "sr_256": 256, "sr_768": 768}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a cascade is sampled. The tables are by stage.
+
+    steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
+    plain conditional. fps: frames per second of the 16 frames of the decoder. frame_skip: output
+    frames per decoder frame. frames: 1, the decoder's 16, or all after interpolation. size: 64, 256
+    or 768, where the cascade stops. candidates: prior samples, of which the one nearest to the text
+    is kept (unCLIP §2.2). aug_level: noise put on the input of each super-resolution, in timesteps.
+    chunk: frames that sr_768 takes at once, which bounds memory.
+    """
+
+    steps: Mapping[str, int]
+    sampler: Mapping[str, str]
+    spacing: Mapping[str, str]
+    guidance_scale: Mapping[str, float]
+    aug_level: Mapping[str, int]
+    fps: float = 3.0
+    frame_skip: int = 5
+    frames: int = 76
+    size: int = 768
+    candidates: int = 2
+    chunk: int = 4
+
+    def updated(self, changes: Mapping[str, Any]) -> "Settings":
+        """A copy with changes; tables are merged, and a single value goes to the decoder.
+
+        Raises ValueError for an unknown name, stage or impossible value.
+        """
+        values = {}
+        for name, value in changes.items():
+            if name not in {field.name for field in dataclasses.fields(self)}:
+                known = ", ".join(field.name for field in dataclasses.fields(self))
+                raise ValueError(f"setting {name!r} is unknown; choose among {known}.")
+            table = getattr(self, name)
+            if isinstance(table, Mapping):
+                value = value if isinstance(value, Mapping) else {"decoder": value}
+                unknown = sorted(set(value) - set(stages.STAGES))
+                if unknown:
+                    raise ValueError(
+                        f"{name} names the stage {unknown[0]!r}; choose among "
+                        f"{', '.join(stages.STAGES[1:])}."
+                    )
+                value = {**table, **value}
+            values[name] = value
+        return dataclasses.replace(self, **values)
+
+
+Progress = Callable[[str, int, int], None]
+
+
+class Bars:
+    """The default progress report: one bar per stage, with the time left."""
+
+    def __init__(self):
+        self.bar = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.bar is None or self.bar.desc != stage:
+            self.bar = tqdm(total=total, desc=stage, unit="call")
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar.close()
+            self.bar = None
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A progress report for tests and servers: nothing."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _advance(stage, guidance_scale, noise_shape, keeps, state, rows, params, cond, null):
+    """One compiled piece of a sampling loop; every stage compiles it once."""
+    project = lambda x0: x0
+    if keeps:  # the frames that the interpolation was given stay as they are
+        project = lambda x0: jnp.where(cond["mask"] > 0, cond["keyframes"], x0)
+    predict = stages.predictor(stage, params, cond, null, guidance_scale)
+    return samplers.advance(
+        predict, stage.process, state, rows, noise_shape=noise_shape, project=project
+    )
+
+
+_embed_text = jax.jit(stages.embed_text, static_argnums=0)
+_embed_first_frame = jax.jit(stages.embed_first_frame, static_argnums=0)
+_low_res_condition = jax.jit(stages.low_res_condition, static_argnums=(0, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """Stages with their parameters. Methods are pure: same arguments, same pixels."""
+
+    name: str
+    stages: Mapping[str, stages.Stage]
+    params: Mapping[str, stages.Params]
+    tokenizer: Tokenizer
+    settings: Settings
+    provenance: Mapping[str, Any]
+
+    def text_to_video(
+        self,
+        prompt: str,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> UInt8[np.ndarray, "f h w 3"]:
+        """A video of the prompt. settings: changes to `self.settings`, see `Settings`."""
+        return np.concatenate(list(self.stream(prompt, seed, progress, **settings)))
+
+    def text_to_image(
+        self, prompt: str, seed: int = 0, progress: Progress | None = None, **settings: Any
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """An image of the prompt: a video of one frame."""
+        return self.text_to_video(prompt, seed, progress, **{**settings, "frames": 1})[0]
+
+    def stream(
+        self,
+        prompt: str,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
+        """The frames of `text_to_video` piece by piece, so that memory stays bounded.
+
+        Raises ValueError for bad input before the first network runs.
+        """
+        settings = self.check(prompt, settings)
+        report = Bars() if progress is None else progress
+        keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
+        keys = dict(zip(stages.STAGES, keys, strict=True))
+        return self._stream(prompt, settings, report, keys)
+
+    def check(self, prompt: str, changes: Mapping[str, Any]) -> Settings:
+        """The settings with changes, if prompt and settings are possible; else ValueError."""
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; write what should be seen, like 'a red ball'.")
+        settings = self.settings.updated(changes)
+        sizes = [size for stage, size in SIZES.items() if stage in self.stages]
+        if settings.size not in sizes:
+            raise ValueError(
+                f"size={settings.size} is impossible; choose {', '.join(map(str, sizes))}."
+            )
+        clip_frames = self.stages["decoder"].frames
+        if settings.frame_skip < 1 or (clip_frames - 1) % settings.frame_skip:
+            allowed = [str(k) for k in range(1, clip_frames) if (clip_frames - 1) % k == 0]
+            raise ValueError(
+                f"frame_skip={settings.frame_skip} is impossible; choose {', '.join(allowed)}."
+            )
+        whole = (clip_frames - 1) * settings.frame_skip + 1
+        if settings.frames not in (1, clip_frames, whole):
+            raise ValueError(
+                f"frames={settings.frames} is impossible; choose 1, {clip_frames} or {whole}."
+            )
+        if not 1 <= settings.fps <= 30:
+            raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
+        for name in ("candidates", "chunk"):
+            if getattr(settings, name) < 1:
+                raise ValueError(f"{name}={getattr(settings, name)} must be at least 1.")
+        for stage in self._path(settings):
+            self._table(stage, settings)
+        return settings
+
+    def output_fps(self, settings: Settings) -> float:
+        """Frames per second at which the video plays in real time."""
+        interpolated = settings.frames > self.stages["decoder"].frames
+        return settings.fps * (settings.frame_skip if interpolated else 1)
+
+    def _path(self, settings: Settings) -> list[str]:
+        """The stages that the settings ask for, in order."""
+        wanted = ["prior", "decoder"]
+        if settings.frames > self.stages["decoder"].frames:
+            wanted.append("interpolation")
+        return wanted + [s for s in ("sr_256", "sr_768") if settings.size >= SIZES[s]]
+
+    def _table(self, stage: str, settings: Settings) -> dict[str, np.ndarray]:
+        process = self.stages[stage].process
+        sampler, spacing = settings.sampler[stage], settings.spacing[stage]
+        try:
+            return samplers.table(process, sampler, settings.steps[stage], spacing)
+        except ValueError as error:
+            raise ValueError(f"{stage}: {error}") from None
+
+    def _stream(self, prompt, settings, report, keys):
+        image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
+        video = self.decode(image_embedding, keys["decoder"], settings, report)
+        if settings.frames > video.shape[1]:
+            video = self.interpolate(video, keys["interpolation"], settings, report)
+        if settings.size >= 256:
+            video = self.upscale_256(video, keys["sr_256"], settings, report)
+        if settings.size < 768:
+            yield media.to_uint8(video[0])
+            return
+        yield from self.upscale_768(video, keys["sr_768"], settings, report)
+
+    def embed_prompt(
+        self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
+    ) -> Float[Array, "1 d"]:
+        """The image embedding that the prior imagines for a prompt (P)."""
+        clip_stage, clip_params = self.stages["clip"], self.params["clip"]
+        tokens = self.tokenizer([prompt, ""])
+        text = _embed_text(clip_stage, clip_params, tokens)
+        repeated = lambda i: {
+            name: jnp.repeat(value[i : i + 1], settings.candidates, axis=0)
+            for name, value in text.items()
+        }
+        shape = (settings.candidates, clip_stage.network.embedding_features)
+        found = self._sample("prior", key, shape, repeated(0), repeated(1), settings, report)
+        prior, params = self.stages["prior"].network, self.params["prior"]
+        found = prior.apply({"params": params}, found, method="unwhiten")
+        if clip_stage.network.unit_embeddings:
+            found /= jnp.linalg.norm(found, axis=1, keepdims=True)
+        best = jnp.argmax(found @ text["text_embedding"][0])
+        return found[best][None]
+
+    def decode(
+        self,
+        image_embedding: Float[Array, "b d"],
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Float[Array, "b f 64 64 3"]:
+        """Videos that begin with an image of the given embedding (D^t); one frame if so set."""
+        stage = self.stages["decoder"]
+        b = len(image_embedding)
+        frames = min(settings.frames, stage.frames)
+        cond = dict(image_embedding=image_embedding, drop_image=jnp.zeros(b, bool))
+        if stage.network.fps:
+            cond["fps"] = jnp.full(b, settings.fps)
+        null = dict(drop_image=jnp.ones(b, bool))
+        shape = (b, frames, stage.size, stage.size, 3)
+        return self._sample("decoder", key, shape, cond, null, settings, report)
+
+    def interpolate(
+        self,
+        video: Float[Array, "b f 64 64 3"],
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Float[Array, "b f2 64 64 3"]:
+        """frame_skip - 1 new frames between each two; the given ones come back unchanged (F).
+
+        Windows of the clip length share their end frames: with 16 frames and a skip of 5, five
+        windows with known frames at 0, 5, 10 and 15 give 76 frames.
+        """
+        stage, skip = self.stages["interpolation"], settings.frame_skip
+        b, length = len(video), stage.frames
+        per_window = (length - 1) // skip
+        num_windows = (video.shape[1] - 1) // per_window
+        known = np.zeros((b, length), np.float32)
+        known[:, ::skip] = 1
+        pieces = []
+        for window in range(num_windows):
+            given = video[:, window * per_window : (window + 1) * per_window + 1]
+            frames = jnp.zeros((b, length, *video.shape[2:])).at[:, ::skip].set(given)
+            cond = stages.keyframes(frames, jnp.asarray(known)) | dict(
+                image_embedding=self.embed_first_frame(given),
+                drop_image=jnp.zeros(b, bool),
+                frame_skip=jnp.full(b, float(skip)),
+                fps=jnp.full(b, settings.fps * skip),
+            )
+            null = dict(drop_image=jnp.ones(b, bool))
+            done = functools.partial(_nested, report, window, num_windows)
+            piece = self._sample(
+                "interpolation",
+                jax.random.fold_in(key, window),
+                frames.shape,
+                cond,
+                null,
+                settings,
+                done,
+            )
+            # Bit for bit: the sampler's last step leaves rounding behind.
+            piece = jnp.where(cond["mask"] > 0, frames, piece)
+            pieces.append(piece if window == 0 else piece[:, 1:])
+        return jnp.concatenate(pieces, axis=1)
+
+    def embed_first_frame(self, video: Float[Array, "b f h w 3"]) -> Float[Array, "b d"]:
+        """CLIP embedding of the first frame."""
+        return _embed_first_frame(self.stages["clip"], self.params["clip"], video[:, :1])
+
+    def upscale_256(
+        self,
+        video: Float[Array, "b f 64 64 3"],
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Float[Array, "b f 256 256 3"]:
+        """Space-time super-resolution of a whole video (SR_l^t)."""
+        return self._upscale("sr_256", video, key, settings, report)
+
+    def upscale_768(
+        self,
+        video: Float[Array, "b f 256 256 3"],
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Iterator[UInt8[np.ndarray, "f 768 768 3"]]:
+        """Super-resolution of single frames, all from the same noise, in chunks (SR_h)."""
+        frames = video.shape[1]
+        chunk = min(settings.chunk, frames)
+        num_chunks = math.ceil(frames / chunk)
+        for i in range(num_chunks):
+            # The last chunk reaches back, so that all have one shape.
+            first = min(i * chunk, frames - chunk)
+            done = functools.partial(_nested, report, i, num_chunks)
+            piece = self._upscale("sr_768", video[:, first : first + chunk], key, settings, done)
+            yield media.to_uint8(piece[0, i * chunk - first :])
+
+    def _upscale(self, name, video, key, settings, report):
+        stage = self.stages[name]
+        noise_key, key = jax.random.split(key)
+        level = jnp.full(len(video), settings.aug_level[name])
+        cond = _low_res_condition(stage, video, stage.size, level, noise_key)
+        shape = (*video.shape[:2], stage.size, stage.size, 3)
+        return self._sample(name, key, shape, cond, {}, settings, report)
+
+    def _sample(self, name, key, shape, cond, null, settings, report):
+        """Runs one stage's sampler in pieces of one network call, reporting after each."""
+        stage = self.stages[name]
+        rows = self._table(name, settings)
+        scale = float(settings.guidance_scale.get(name, 1.0))
+        # Every frame of sr_768 sees the same noise, or details flicker (MAV §3.2.2).
+        shared = name == "sr_768"
+        noise_shape = (shape[0], 1, *shape[2:]) if shared else shape
+        state = samplers.start(key, shape, noise_shape)
+        num_steps = len(rows["t"])
+        report(name, 0, num_steps)
+        for i in range(num_steps):
+            row = {column: values[i : i + 1] for column, values in rows.items()}
+            keeps = "mask" in cond
+            state = _advance(
+                stage, scale, noise_shape, keeps, state, row, self.params[name], cond, null
+            )
+            jax.block_until_ready(state.x)
+            report(name, i + 1, num_steps)
+        return state.x
+
+
+def _nested(report, outer, num_outer, name, done, total):
+    """Reports a loop inside a loop as one count."""
+    report(name, outer * total + done, num_outer * total)
+
+
+def save_stage(root: pathlib.Path, name: str, config, params, dtype=np.float32) -> None:
+    """Writes one stage of a cascade folder: config.json and params.safetensors."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    params_lib.write_json(folder / "config.json", config)
+    params_lib.save(folder / "params.safetensors", params, dtype)
+
+
+def write_index(root: pathlib.Path, name: str, settings: Settings, provenance) -> None:
+    """Writes cascade.json for the stages whose folders are there."""
+    present = [stage for stage in stages.STAGES if (root / stage / "config.json").is_file()]
+    index = dict(
+        format=FORMAT,
+        name=name,
+        stages=present,
+        settings=dataclasses.asdict(settings),
+        provenance=dict(provenance),
+    )
+    params_lib.write_json(root / "cascade.json", index)
+
+
+def built_in() -> Sequence[str]:
+    """Names of the cascades that ship with mav."""
+    return sorted(path.parent.name for path in BUILT_IN.glob("*/cascade.json"))
+
+
+def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
+    """The folder of a shipped cascade's name, or the path itself."""
+    shipped = BUILT_IN / name_or_path
+    return shipped if str(name_or_path) in built_in() else pathlib.Path(name_or_path)
+
+
+def load(name_or_path: str | os.PathLike = "cutout", dtype: jnp.dtype = jnp.float32) -> Cascade:
+    """Loads a shipped cascade by name, or any cascade folder.
+
+    dtype: in which the networks compute; parameters are float32.
+    Raises ValueError if there is none or a file is damaged, naming it.
+    """
+    root = resolve(name_or_path)
+    if not (root / "cascade.json").is_file():
+        raise ValueError(
+            f"cascade {str(name_or_path)!r} is neither shipped ({', '.join(built_in())}) nor a "
+            "folder with a cascade.json."
+        )
+    index = params_lib.read_json(root / "cascade.json")
+    if index.get("format") != FORMAT:
+        raise ValueError(
+            f"{root / 'cascade.json'} has format {index.get('format')}, this mav reads {FORMAT}."
+        )
+    built, params = {}, {}
+    for name in index["stages"]:
+        stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
+        built[name] = stage
+        shapes = jax.eval_shape(functools.partial(stages.init_params, stage), jax.random.key(0))
+        params[name] = params_lib.load(root / name / "params.safetensors", shapes)
+    tokenizer = Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
+    settings = Settings(**index["settings"])
+    return Cascade(index["name"], built, params, tokenizer, settings, index["provenance"])

@@ -1,0 +1,1 @@
+"""Where examples come from: the cutout world, captioned images, clips, and their loaders."""

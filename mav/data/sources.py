@@ -1,0 +1,195 @@
+"""Endless training examples by index: captioned images, and clips without text.
+
+Example i is a pure function of (seed, i), so the position in the data is one number, and a resumed
+run sees what it would have seen. The sources suit `grain.MapDataset.source`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mav.data import cutout
+from mav.tokenizer import Tokenizer
+
+
+class ImageSource(Protocol):
+    """Captioned images with random access."""
+
+    def __len__(self) -> int: ...
+    def caption(self, index: int) -> str: ...
+    def image(self, index: int, size: int, window: tuple[float, float, float]) -> np.ndarray:
+        """uint8 [size, size, 3] of a square window: left, top, extent in [0, 1] of the picture."""
+
+
+class Remembered:
+    """The first `count` images of a source, kept in memory once they were drawn.
+
+    For sources that are slow beside a small network. Memory: count * size^2 * 3 bytes.
+    """
+
+    def __init__(self, images: ImageSource, count: int):
+        self.images, self.count = images, min(count, len(images))
+        self.kept = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def caption(self, index: int) -> str:
+        return self.images.caption(index)
+
+    def image(self, index: int, size: int, window: tuple[float, float, float]) -> np.ndarray:
+        key = (index, size, window)
+        if key not in self.kept:
+            self.kept[key] = self.images.image(index, size, window)
+        return self.kept[key]
+
+
+class VideoSource(Protocol):
+    """Videos with random access to their frames. No text."""
+
+    native_fps: float
+
+    def __len__(self) -> int: ...
+    def num_frames(self, index: int) -> int: ...
+    def frames(
+        self, index: int, frames: Sequence[int], size: int, window: tuple[float, float, float]
+    ) -> np.ndarray:
+        """uint8 [frames, size, size, 3] of the frames with these numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CutoutImages:
+    """`ImageSource` of the cutout world."""
+
+    split: str
+
+    def __len__(self) -> int:
+        return cutout.NUM_IMAGES[self.split]
+
+    def caption(self, index: int) -> str:
+        return cutout.image_caption(self.split, index)
+
+    def image(self, index: int, size: int, window: tuple[float, float, float]) -> np.ndarray:
+        return cutout.image(self.split, index, size, window)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutoutVideos:
+    """`VideoSource` of the cutout world."""
+
+    split: str
+    native_fps: float = cutout.NATIVE_FPS
+
+    def __len__(self) -> int:
+        return cutout.NUM_VIDEOS[self.split]
+
+    def num_frames(self, index: int) -> int:
+        return cutout.VIDEO_FRAMES
+
+    def frames(
+        self, index: int, frames: Sequence[int], size: int, window: tuple[float, float, float]
+    ) -> np.ndarray:
+        return cutout.video(self.split, index, frames, size, window)
+
+
+IMAGES = dict(cutout=CutoutImages)
+VIDEOS = dict(cutout=CutoutVideos)
+
+
+@dataclasses.dataclass(frozen=True)
+class FpsCurriculum:
+    """fps of training clips: 1 + 29 Beta(a, b), from mostly high fps to mostly low (MAV §3.4).
+
+    start, end: (a, b) at the first and the last step; in between they move linearly.
+    """
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    num_steps: int
+
+    def draw(self, step: float, rng: np.random.Generator) -> float:
+        """Frames per second, in [1, 30]."""
+        progress = min(step / self.num_steps, 1.0)
+        a, b = (s + (e - s) * progress for s, e in zip(self.start, self.end, strict=True))
+        return 1 + 29 * rng.beta(a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """Examples {"frames": uint8 [1, crop, crop, 3], "tokens": int32 [n]}.
+
+    size: at which pictures are rendered; crop: side of the window that is kept, at random.
+    caption_drop_prob: chance of an empty caption, for classifier-free guidance.
+    """
+
+    images: ImageSource
+    tokenizer: Tokenizer
+    seed: int
+    size: int
+    crop: int
+    caption_drop_prob: float = 0.0
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng((self.seed, int(i)))
+        index = int(rng.integers(len(self.images)))
+        window = draw_window(rng, self.size, self.crop)
+        text = "" if rng.random() < self.caption_drop_prob else self.images.caption(index)
+        image = self.images.image(index, self.crop, window)
+        return dict(frames=image[None], tokens=self.tokenizer([text])[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Examples {"frames": uint8 [f, crop, crop, 3], "fps": float32}, without text.
+
+    batch_size: turns an index into a training step, by which the fps curriculum moves.
+    """
+
+    videos: VideoSource
+    seed: int
+    num_frames: int
+    size: int
+    crop: int
+    curriculum: FpsCurriculum
+    batch_size: int
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng((self.seed, int(i)))
+        index = int(rng.integers(len(self.videos)))
+        available = self.videos.num_frames(index)
+        # A short video cannot be sampled at so low an fps that the clip would outlast it.
+        slowest = (self.num_frames - 1) * self.videos.native_fps / (available - 1)
+        fps = max(self.curriculum.draw(i / self.batch_size, rng), slowest)
+        offsets = np.round(np.arange(self.num_frames) * self.videos.native_fps / fps).astype(int)
+        first = int(rng.integers(available - offsets[-1]))
+        window = draw_window(rng, self.size, self.crop)
+        frames = self.videos.frames(index, first + offsets, self.crop, window)
+        return dict(frames=frames, fps=np.float32(fps))
+
+
+def draw_window(rng: np.random.Generator, size: int, crop: int) -> tuple[float, float, float]:
+    """A random window of crop x crop pixels of a picture of size x size, in fractions of it."""
+    left, top = rng.integers(size - crop + 1, size=2)
+    return float(left / size), float(top / size), crop / size
+
+
+def make(config: Mapping[str, Any], stage_frames: int, num_steps: int, tokenizer) -> Any:
+    """The source that a config's `data` table describes: `images` or `videos` names the set."""
+    size, crop = config["size"], config["crop"]
+    if "images" in config:
+        images = IMAGES[config["images"]](config["split"])
+        if config.get("remember"):
+            images = Remembered(images, config["remember"])
+        drop = config["caption_drop_prob"]
+        return Captioned(images, tokenizer, config["seed"], size, crop, drop)
+    videos = VIDEOS[config["videos"]](config["split"])
+    curriculum = FpsCurriculum(tuple(config["fps_start"]), tuple(config["fps_end"]), num_steps)
+    return Clips(videos, config["seed"], stage_frames, size, crop, curriculum, config["batch_size"])

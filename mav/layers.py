@@ -1,0 +1,272 @@
+"""Blocks that the networks share: space-time convolution and attention, residual block, embeddings.
+
+Every temporal part starts as the identity, so that a network with them, fresh from an image
+network, treats each frame as that image network would (MAV §3.2).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+
+def sinusoids(values: Float[Array, "*b"], features: int) -> Float[Array, "*b features"]:
+    """Cosines, then sines, of a number at frequencies from 1 down to 1/10000 (DDPM §4).
+
+    features: even. Frequencies are 10000^(-i / (features / 2)), as in the released unCLIP weights.
+    """
+    half = features // 2
+    frequencies = np.exp(-np.log(10000) * np.arange(half) / half).astype(np.float32)
+    angles = jnp.asarray(values, jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class Embedding(nn.Module):
+    """MLP over the sinusoids of a number: timestep, fps, frame skip, noise level."""
+
+    sinusoids: int  # how many enter
+    features: int
+    zero: bool = False  # start without effect, for conditions that are added to a trained network
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "*b"]) -> Float[Array, "*b c"]:
+        last_init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init
+        x = sinusoids(values, self.sinusoids).astype(self.dtype)
+        x = nn.silu(nn.Dense(self.features, dtype=self.dtype, name="linear_1")(x))
+        return nn.Dense(self.features, kernel_init=last_init, dtype=self.dtype, name="linear_2")(x)
+
+
+def fold_frames(x: Float[Array, "b f h w c"]) -> Float[Array, "bf h w c"]:
+    """Frames join the batch, so that what follows sees single images."""
+    return rearrange(x, "b f h w c -> (b f) h w c")
+
+
+def space_to_depth(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f h w c"]:
+    """Moves blocks of patch x patch pixels into the channels."""
+    return rearrange(x, "b f (h p) (w q) c -> b f h w (p q c)", p=patch, q=patch)
+
+
+def depth_to_space(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f h w c"]:
+    """Inverse of `space_to_depth`."""
+    return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
+
+
+def group_norm(x: Float[Array, "b f h w c"], groups: int, name: str) -> Float[Array, "b f h w c"]:
+    """Group normalisation with the statistics of each frame alone, in float32.
+
+    Called inside a module's compact method, of which it becomes the submodule `name`.
+    """
+    norm = nn.GroupNorm(groups, epsilon=1e-5, dtype=jnp.float32, name=name)
+    return norm(fold_frames(x)).astype(x.dtype).reshape(x.shape)
+
+
+def centre_tap(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Temporal kernel [3, c, c] that passes every frame on unchanged (MAV §3.2.1)."""
+    del key
+    taps, rows, columns = shape
+    return jnp.zeros(shape, dtype).at[taps // 2].set(jnp.eye(rows, columns, dtype=dtype))
+
+
+def temporal_convolution(
+    x: Float[Array, "b f n c"], kernel: Float[Array, "3 c d"]
+) -> Float[Array, "b f n d"]:
+    """Convolution over frames, zeros beyond the ends, in the form that suits the platform."""
+
+    def folded(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel[:, None], (1, 1), "SAME", dimension_numbers=dimensions
+        )
+
+    def matmul(x, kernel):
+        f = x.shape[1]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        taps = jnp.concatenate([padded[:, i : i + f] for i in range(3)], axis=-1)
+        return taps @ rearrange(kernel, "t c d -> (t c) d")
+
+    # XLA:CPU's gradients of the convolution are 1.3 to 2.6 times slower than of the product
+    # (two cores, 128 to 384 channels).
+    return jax.lax.platform_dependent(x, kernel, cpu=matmul, default=folded)
+
+
+class Convolution(nn.Module):
+    """Pseudo-3D convolution: over the pixels of each frame, then over frames (MAV Eq. 2)."""
+
+    features: int
+    temporal: bool
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
+        b, f, h, w, _ = x.shape
+        space = nn.Conv(
+            self.features, (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name="space"
+        )
+        x = space(fold_frames(x))
+        if self.temporal:
+            x = TemporalConvolution(self.dtype, name="time")(x.reshape(b, f, h * w, -1))
+        return x.reshape(b, f, h, w, -1)
+
+
+class TemporalConvolution(nn.Module):
+    """Three taps over frames; starts as the identity."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f n c"]) -> Float[Array, "b f n c"]:
+        c = x.shape[-1]
+        kernel = self.param("kernel", centre_tap, (3, c, c))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        return temporal_convolution(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+def attend(
+    q: Float[Array, "b n c"],
+    k: Float[Array, "b m c"],
+    v: Float[Array, "b m c"],
+    head_dim: int,
+    mask: Bool[Array, "b #n m"] | None = None,
+) -> Float[Array, "b n c"]:
+    """Multi-head attention; True in the mask lets a query see a key. Softmax in float32."""
+    heads = lambda x: rearrange(x, "b n (h d) -> b n h d", d=head_dim)
+    mask = None if mask is None else mask[:, None]
+    y = jax.nn.dot_product_attention(heads(q), heads(k), heads(v), mask=mask)
+    return rearrange(y, "b n h d -> b n (h d)")
+
+
+class SpatialAttention(nn.Module):
+    """Pixels of a frame attend to added context, then to each other, under one softmax (GLIDE)."""
+
+    head_dim: int
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        context: Float[Array, "b n d"] | None,
+        context_mask: Bool[Array, "b n"] | None,
+    ) -> Float[Array, "b f h w c"]:
+        b, f, h, w, c = x.shape
+        dense = lambda name: nn.Dense(c, dtype=self.dtype, name=name)
+        y = group_norm(x, self.groups, "norm").reshape(b * f, h * w, c)
+        q, k, v = dense("q")(y), dense("k")(y), dense("v")(y)
+        mask = None
+        if context is not None:
+            each_frame = lambda a: repeat(a, "b ... -> (b f) ...", f=f)
+            k = jnp.concatenate([each_frame(dense("context_k")(context)), k], axis=1)
+            v = jnp.concatenate([each_frame(dense("context_v")(context)), v], axis=1)
+            if context_mask is not None:
+                pixels = jnp.ones((b * f, h * w), bool)
+                mask = jnp.concatenate([each_frame(context_mask), pixels], axis=1)[:, None]
+        y = dense("out")(attend(q, k, v, self.head_dim, mask))
+        return x + y.reshape(x.shape)
+
+
+class TemporalAttention(nn.Module):
+    """Every pixel attends to itself in all frames; starts as the identity (MAV Eq. 3)."""
+
+    head_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+        b, f, h, _, c = x.shape
+        dense = lambda name, **kw: nn.Dense(c, dtype=self.dtype, name=name, **kw)
+        y = nn.LayerNorm(dtype=jnp.float32, name="norm")(x).astype(self.dtype)
+        # Without positions attention could not tell the order of frames; the paper names none.
+        position = nn.Dense(c, use_bias=False, dtype=self.dtype, name="position")
+        y += position(sinusoids(jnp.arange(f), c).astype(self.dtype))[None, :, None, None]
+        y = rearrange(y, "b f h w c -> (b h w) f c")
+        y = attend(dense("q")(y), dense("k")(y), dense("v")(y), self.head_dim)
+        y = dense("out", kernel_init=nn.initializers.zeros)(y)
+        return x + rearrange(y, "(b h w) f c -> b f h w c", b=b, h=h)
+
+
+def pool(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
+    """Halves height and width by averaging."""
+    return rearrange(x, "b f (h p) (w q) c -> b f h w p q c", p=2, q=2).mean((-3, -2))
+
+
+def upsample(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
+    """Doubles height and width by repeating pixels."""
+    return repeat(x, "b f h w c -> b f (h p) (w q) c", p=2, q=2)
+
+
+class ResidualBlock(nn.Module):
+    """Residual block of ADM (Dhariwal & Nichol 2021), with pseudo-3D convolutions."""
+
+    features: int
+    groups: int
+    temporal: bool
+    scale_shift: bool  # embedding scales and shifts after the norm; False adds it before (Karlo SR)
+    resample: str | None = None  # "down" or "up": halves or doubles height and width
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], embedding: Float[Array, "b e"], train: bool
+    ) -> Float[Array, "b f h2 w2 d"]:
+        y = nn.silu(group_norm(x, self.groups, "norm_1"))
+        if self.resample is not None:
+            resample = {"down": pool, "up": upsample}[self.resample]
+            x, y = resample(x), resample(y)
+        y = Convolution(self.features, self.temporal, dtype=self.dtype, name="convolution_1")(y)
+
+        size = self.features * (2 if self.scale_shift else 1)
+        embedding = nn.Dense(size, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+        embedding = embedding[:, None, None, None]  # the same for all frames and pixels
+        if self.scale_shift:
+            scale, shift = jnp.split(embedding, 2, axis=-1)
+            y = group_norm(y, self.groups, "norm_2") * (1 + scale) + shift
+        else:
+            y = group_norm(y + embedding, self.groups, "norm_2")
+
+        y = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(y))
+        y = Convolution(
+            self.features,
+            self.temporal,
+            kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="convolution_2",
+        )(y)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
+        return x + y
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # of OpenAI's CLIP
+}
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block, as in the prior and in both towers of CLIP."""
+
+    head_dim: int
+    activation: str  # of the MLP, a name in ACTIVATIONS
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], mask: Bool[Array, "b n n"] | None, train: bool = False
+    ) -> Float[Array, "b n c"]:
+        c = x.shape[-1]
+        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, name=name)
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = norm("norm_1")(x).astype(self.dtype)
+        q, k, v = (dense(c, name)(y) for name in "qkv")
+        x += drop(dense(c, "out")(attend(q, k, v, self.head_dim, mask)))
+        y = norm("norm_2")(x).astype(self.dtype)
+        y = ACTIVATIONS[self.activation](dense(4 * c, "mlp_1")(y))
+        return x + drop(dense(c, "mlp_2")(y))

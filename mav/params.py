@@ -1,0 +1,126 @@
+"""Parameter trees on disk and between networks: safetensors, inflation, fitting by name."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+Params = Mapping[str, Any]
+
+
+def flatten(params: Params) -> dict[str, np.ndarray]:
+    """Nested parameters -> one dict, names joined by slashes."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """Inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def count(params: Params) -> int:
+    """Number of scalars; works on shapes as well."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def save(path: str | os.PathLike, params: Params, dtype: np.dtype = np.float32) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    path = pathlib.Path(path)
+    flat = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in flatten(params).items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        safetensors.numpy.save_file(flat, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike, shapes: Params) -> Params:
+    """Reads a safetensors file as float32 parameters.
+
+    shapes: what the network needs, as from `jax.eval_shape`.
+    Raises ValueError if the file is damaged or does not fit, with the names on both sides.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            check_fit(header, {k: v.shape for k, v in flatten(shapes).items()}, str(path))
+            flat = {name: file.get_tensor(name).astype(np.float32) for name in header}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or export it again.") from error
+    for name, leaf in flat.items():
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{path} is damaged ({name} has non-finite numbers); export it again.")
+    return unflatten(flat)
+
+
+def check_fit(found: Mapping[str, tuple], wanted: Mapping[str, tuple], where: str) -> None:
+    """Raises ValueError if names or shapes differ, with the first few of each kind."""
+    missing = sorted(set(wanted) - set(found))
+    surplus = sorted(set(found) - set(wanted))
+    differing = [
+        f"{name} is {found[name]}, wanted {wanted[name]}"
+        for name in sorted(set(found) & set(wanted))
+        if tuple(found[name]) != tuple(wanted[name])
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} ({len(names)})"
+        for what, names in (("missing", missing), ("surplus", surplus), ("differing", differing))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{where} does not fit the network; {'; '.join(problems)}.")
+
+
+def inflate(image: Params, video: Params) -> Params:
+    """Image parameters merged by name into those of a fresh, larger network (MAV §3.2).
+
+    What only the video network has keeps its fresh values, which are identities. A kernel with more
+    input channels than its image version gets zeros for the new ones, which come last.
+    Raises ValueError where the image network has anything that the video network has not.
+    """
+    old, new = flatten(image), dict(flatten(video))
+    surplus = sorted(set(old) - set(new))
+    if surplus:
+        raise ValueError(f"cannot inflate; the larger network lacks {', '.join(surplus[:4])}.")
+    for name, leaf in old.items():
+        extra = [after - before for before, after in zip(leaf.shape, new[name].shape, strict=True)]
+        if any(extra) and (extra[-2] < 0 or any(extra[:-2]) or extra[-1]):
+            raise ValueError(
+                f"cannot inflate; {name} is {leaf.shape} and {new[name].shape}, and only input "
+                "channels can be added."
+            )
+        padding = [(0, max(n, 0)) for n in extra]
+        new[name] = jnp.pad(leaf, padding) if any(extra) else leaf
+    return unflatten(new)
+
+
+def is_temporal(name: str) -> bool:
+    """Whether a parameter, named by its path, exists in video networks only."""
+    parts = name.split("/")
+    return any(p in ("time", "fps", "frame_skip") or p.endswith("_time") for p in parts)
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON object. Raises ValueError if the file holds none."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or export it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not an object.")
+    return value
+
+
+def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes an object as indented JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    pathlib.Path(path).write_text(text, encoding="utf-8")

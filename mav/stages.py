@@ -1,0 +1,353 @@
+"""The stages of the cascade, in the order of MAV §3.
+
+What each is conditioned on, its training loss, and its prediction while sampling, as pure functions
+of parameters, inputs and keys.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from mav import clip, diffusion, prior, unet
+
+STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_768")
+NETWORKS = dict(clip=clip.CLIP, prior=prior.PriorTransformer)  # all others are U-Nets
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A network with its diffusion process; how big its videos are.
+
+    size: height and width that it emits, in pixels. low_size: of the video it starts from, None
+    where it starts from noise alone. frames: length of the clips it learns from. inputs: sizes of
+    what CLIP tells it, `embedding_features`, `text_features` and `max_tokens`.
+    """
+
+    name: str
+    network: nn.Module
+    process: diffusion.Process | None = None
+    size: int = 64
+    low_size: int | None = None
+    frames: int = 1
+    inputs: tuple[tuple[str, int], ...] = ()  # pairs, so that a stage can be a static argument
+
+
+def build(config: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> Stage:
+    """The stage that a config describes by `stage`, `network`, `process` and the fields of `Stage`.
+
+    Raises ValueError for unknown names.
+    """
+    name = config["stage"]
+    if name not in STAGES:
+        raise ValueError(f"stage={name!r} is unknown; choose one of {', '.join(STAGES)}.")
+    network_class = NETWORKS.get(name, unet.SpaceTimeUNet)
+    known = {field.name for field in dataclasses.fields(network_class)}
+    unknown = sorted(set(config["network"]) - known)
+    if unknown:
+        raise ValueError(
+            f"network of stage {name!r} has no field {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(known - {'parent', 'name', 'dtype'}))}."
+        )
+    # JSON has lists where modules need tuples.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+    process = None
+    if name != "clip":
+        settings = dict(config["process"])
+        schedule = diffusion.Schedule(settings.pop("schedule"), settings.pop("num_timesteps"))
+        process = diffusion.Process(schedule, **settings)
+        if network_class is unet.SpaceTimeUNet:
+            values["learns_variance"] = process.learns_variance
+    return Stage(
+        name,
+        network_class(**values, dtype=dtype),
+        process,
+        size=config.get("size", 64),
+        low_size=config.get("low_size"),
+        frames=config.get("frames", 1),
+        inputs=tuple(sorted(config.get("inputs", {}).items())),
+    )
+
+
+def init_params(stage: Stage, key: Key[Array, ""]) -> Params:
+    """Fresh parameters."""
+    network, inputs = stage.network, dict(stage.inputs)
+    if stage.name == "clip":
+        tokens = jnp.zeros((1, network.max_tokens), jnp.int32)
+        images = jnp.zeros((1, network.image_size, network.image_size, 3))
+        return network.init(key, tokens, images)["params"]
+    t = jnp.zeros(1, jnp.int32)
+    embedding = jnp.zeros((1, inputs.get("embedding_features", 0)))
+    tokens = inputs.get("max_tokens", 0)
+    text = dict(
+        text_embedding=embedding,
+        text_states=jnp.zeros((1, tokens, inputs.get("text_features", 0))),
+        text_mask=jnp.ones((1, tokens), bool),
+    )
+    if stage.name == "prior":
+        return network.init(key, embedding, t, **text)["params"]
+    side = network.patch * 2 ** (len(network.multipliers) - 1)
+    video = jnp.zeros((1, 1, side, side, 3))
+    number = jnp.ones(1)
+    cond = dict(image_embedding=embedding, low_res=video, aug_level=number, fps=number)
+    cond |= dict(frame_skip=number, **keyframes(video, jnp.ones((1, 1))))
+    return network.init(key, video, t, **cond, **text)["params"]
+
+
+def image_form(stage: Stage) -> Stage:
+    """The image network whose parameters are a part of the stage's (MAV §3.1)."""
+    network = stage.network.clone(temporal=False, fps=False, keyframes=False)
+    return dataclasses.replace(stage, network=network, frames=1)
+
+
+# Conditions
+
+
+def embed_first_frame(
+    clip_stage: Stage, clip_params: Params, video: Float[Array, "b f h w 3"]
+) -> Float[Array, "b d"]:
+    """CLIP embedding of the first frame, what decoder and interpolation are told (MAV §3.2)."""
+    size = clip_stage.network.image_size
+    frame = video[:, 0]
+    if frame.shape[1:3] != (size, size):
+        frame = jax.image.resize(frame, (len(frame), size, size, 3), "cubic")
+    variables = {"params": clip_params}
+    return clip_stage.network.apply(variables, frame, method="encode_image")
+
+
+def embed_text(
+    clip_stage: Stage, clip_params: Params, tokens: Int[Array, "b n"]
+) -> dict[str, Array]:
+    """What the prior is told: text embedding, text states, and which of them are text."""
+    embedding, states, mask = clip_stage.network.apply(
+        {"params": clip_params}, tokens, method="encode_text"
+    )
+    return dict(text_embedding=embedding, text_states=states, text_mask=mask)
+
+
+def shrink(video: Float[Array, "b f h w 3"], factor: int) -> Float[Array, "b f h2 w2 3"]:
+    """Averages blocks of factor x factor pixels."""
+    return rearrange(video, "b f (h p) (w q) c -> b f h w p q c", p=factor, q=factor).mean((-3, -2))
+
+
+def enlarge(video: Float[Array, "b f h w 3"], size: int) -> Float[Array, "b f h2 w2 3"]:
+    """Bicubic resize to size x size, the low-resolution input of a super-resolution."""
+    b, f = video.shape[:2]
+    return jax.image.resize(video, (b, f, size, size, 3), "cubic")
+
+
+MASKS = ("every", "first", "last", "ends", "one", "none")
+
+
+def draw_masks(
+    key: Key[Array, ""], batch: int, frames: int, mixture: Mapping[str, float], skips: tuple
+) -> tuple[Float[Array, "b f"], Float[Array, "b"]]:
+    """Which frames the interpolation is given (1 is known), and their frame skip (MAV §3.2.3).
+
+    mixture: probability of each kind in MASKS: every k-th frame with k among `skips`, the first or
+    last few, both ends, a single one, none. The skip is 1 for all kinds but "every".
+    """
+    unknown = sorted(set(mixture) - set(MASKS))
+    if unknown:
+        raise ValueError(f"masks={unknown} are unknown; choose among {', '.join(MASKS)}.")
+    kind_key, skip_key, count_key, place_key = jax.random.split(key, 4)
+    f = jnp.arange(frames)[None]
+    skip = jax.random.choice(skip_key, jnp.asarray(skips), (batch, 1))
+    count = jax.random.randint(count_key, (batch, 1), 1, frames // 2 + 1)
+    place = jax.random.randint(place_key, (batch, 1), 0, frames)
+    everywhere = jnp.ones((batch, frames), bool)
+    kinds = dict(
+        every=f % skip == 0,
+        first=f < count,
+        last=f >= frames - count,
+        ends=((f == 0) | (f == frames - 1)) & everywhere,
+        one=f == place,
+        none=~everywhere,
+    )
+    weights = jnp.log(jnp.asarray([mixture.get(name, 0.0) for name in MASKS]))
+    kind = jax.random.categorical(kind_key, weights, shape=(batch,))
+    masks = jnp.stack([kinds[name] for name in MASKS], axis=1)
+    mask = jnp.take_along_axis(masks, kind[:, None, None], axis=1)[:, 0]
+    skip = jnp.where(kind == MASKS.index("every"), skip[:, 0], 1)
+    return mask.astype(jnp.float32), skip.astype(jnp.float32)
+
+
+def keyframes(
+    video: Float[Array, "b f h w 3"], known: Float[Array, "b f"]
+) -> dict[str, Float[Array, "b f h w c"]]:
+    """The interpolation's 4 added channels: frames, zero where unknown, and the mask."""
+    mask = jnp.broadcast_to(known[:, :, None, None, None], (*video.shape[:-1], 1))
+    return dict(keyframes=video * mask, mask=mask)
+
+
+# What a batch gives each diffusion stage in training: its clean x0, and the network's arguments.
+
+
+def prior_example(stage, options, params, batch, key, frozen):
+    """A whitened image embedding, told by its caption. Captions are dropped by the data."""
+    del options, key
+    clip_stage, clip_params = frozen["clip"]
+    image = embed_first_frame(clip_stage, clip_params, to_float(batch["frames"]))
+    x0 = stage.network.apply({"params": params}, image, method="whiten")
+    return x0, embed_text(clip_stage, clip_params, batch["tokens"])
+
+
+def video_example(stage, options, params, batch, key, frozen):
+    """A clip, told by the embedding of its first frame (MAV §3.2): decoder and interpolation."""
+    del params
+    clip_stage, clip_params = frozen["clip"]
+    drop_key, mask_key = jax.random.split(key)
+    x0 = to_float(batch["frames"])
+    b, f = x0.shape[:2]
+    drop = jax.random.bernoulli(drop_key, options["cond_drop_prob"], (b,))
+    cond = dict(image_embedding=embed_first_frame(clip_stage, clip_params, x0), drop_image=drop)
+    if stage.network.text:
+        cond |= embed_text(clip_stage, clip_params, batch["tokens"])
+    if stage.network.fps:
+        cond["fps"] = batch["fps"]
+    if stage.network.keyframes:
+        skips = tuple(options["frame_skips"])
+        known, cond["frame_skip"] = draw_masks(mask_key, b, f, options["masks"], skips)
+        cond |= keyframes(x0, known)
+    return x0, cond
+
+
+def super_resolution_example(stage, options, params, batch, key, frozen):
+    """A crop, told by its low-resolution version.
+
+    That carries noise of a random level that the network is told, so that it forgives what the
+    stage before gets wrong (conditioning augmentation, Ho et al. 2021).
+    """
+    del params, frozen
+    level_key, noise_key = jax.random.split(key)
+    x0 = to_float(batch["frames"])
+    low = shrink(x0, stage.size // stage.low_size)
+    level = jax.random.randint(level_key, (len(x0),), 0, options["max_aug_level"] + 1)
+    return x0, low_res_condition(stage, low, x0.shape[2], level, noise_key)
+
+
+def low_res_condition(
+    stage: Stage,
+    low: Float[Array, "b f h w 3"],
+    size: int,
+    level: Int[Array, "b"],
+    key: Key[Array, ""],
+) -> dict[str, Array]:
+    """What a super-resolution is told: the noised, then enlarged input, and the noise level.
+
+    level: in timesteps, 0 adds nothing. The noise is the same for all frames where the network
+    sees one frame at a time (MAV §3.2.2).
+    """
+    frames = low.shape[1] if stage.network.temporal else 1
+    eps = jax.random.normal(key, (len(low), frames, *low.shape[2:]))
+    noisy = stage.process.diffuse(low, level, jnp.broadcast_to(eps, low.shape))
+    low = jnp.where(diffusion.expand(level, low) > 0, noisy, low)
+    cond = dict(low_res=enlarge(low, size))
+    if stage.network.aug_level:
+        cond["aug_level"] = level.astype(jnp.float32)
+    return cond
+
+
+EXAMPLES: dict[str, Callable] = dict(
+    prior=prior_example,
+    decoder=video_example,
+    interpolation=video_example,
+    sr_256=super_resolution_example,
+    sr_768=super_resolution_example,
+)
+
+
+# Training losses: the mean over a batch, and scalars to log.
+
+
+def clip_loss(stage, options, params, batch, key, frozen):
+    """Symmetric cross-entropy over all pairs of a batch (CLIP §2.3)."""
+    del options, key, frozen
+    frames = to_float(batch["frames"])
+    logits = stage.network.apply({"params": params}, batch["tokens"], frames[:, 0])
+    right = jnp.arange(len(logits))
+    picks = lambda logits: -jnp.mean(nn.log_softmax(logits)[right, right])
+    accuracy = jnp.mean(jnp.argmax(logits, axis=1) == right)
+    return (picks(logits) + picks(logits.T)) / 2, {"accuracy": accuracy}
+
+
+def denoising_loss(stage, options, params, batch, key, frozen):
+    """The diffusion loss of every other stage (MAV §3.4; x0 for the prior, unCLIP §2.2)."""
+    example_key, t_key, eps_key, dropout_key = jax.random.split(key, 4)
+    x0, cond = EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
+    t = draw_timesteps(stage, t_key, len(x0))
+    eps = jax.random.normal(eps_key, x0.shape)
+    output = stage.network.apply(
+        {"params": params},
+        stage.process.diffuse(x0, t, eps),
+        t,
+        **cond,
+        train=True,
+        rngs={"dropout": dropout_key},
+    )
+    loss, parts = stage.process.loss(output, x0, t, eps)
+    metrics = {name: jnp.mean(part) for name, part in parts.items()}
+    quarter = t * 4 // stage.process.schedule.num_timesteps
+    for i in range(4):  # where on the schedule the error lies; 0 is nearly clean
+        here = quarter == i
+        metrics[f"mse_t{i}"] = jnp.sum(parts["mse"] * here) / jnp.maximum(jnp.sum(here), 1)
+    return jnp.mean(loss), metrics
+
+
+def loss(stage: Stage, options, params, batch, key, frozen) -> tuple[Array, dict[str, Array]]:
+    """Loss of a stage on a batch.
+
+    options: a config's `loss`. batch: frames uint8 [b, f, h, w, 3], and tokens [b, n] or fps [b].
+    frozen: {"clip": (stage, params)} for those that are told embeddings.
+    """
+    function = clip_loss if stage.name == "clip" else denoising_loss
+    return function(stage, options, params, batch, key, frozen)
+
+
+def draw_timesteps(stage: Stage, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
+    """Uniform timesteps, one from each of `batch` equal strata, which steadies the loss."""
+    offset_key, order_key = jax.random.split(key)
+    strata = (jnp.arange(batch) + jax.random.uniform(offset_key, (batch,))) / batch
+    t = jnp.floor(strata * stage.process.schedule.num_timesteps).astype(jnp.int32)
+    return jax.random.permutation(order_key, t)
+
+
+def to_float(frames: Array) -> Float[Array, "..."]:
+    """uint8 pixels -> float32 in [-1, 1]."""
+    return frames.astype(jnp.float32) / 127.5 - 1
+
+
+# Sampling
+
+
+def predictor(
+    stage: Stage,
+    params: Params,
+    cond: Mapping[str, Array],
+    null: Mapping[str, Array] | None = None,
+    guidance_scale: float = 1.0,
+) -> Callable[[Array, Int[Array, "b"]], Array]:
+    """The network as a sampler needs it: (x_t, timesteps) -> output, with guidance.
+
+    cond: keyword arguments of the network, batched. null: those that differ where the condition is
+    dropped. Learned variances come from the conditional half (unCLIP).
+    """
+    apply = lambda *args, **kw: stage.network.apply({"params": params}, *args, **kw)
+    if guidance_scale == 1.0 or null is None:
+        return lambda x, t: apply(x, t, **cond)
+    twice = lambda a, b: jnp.concatenate([a, b])
+    both = {name: twice(value, null.get(name, value)) for name, value in cond.items()}
+
+    def predict(x, t):
+        cond_half, null_half = jnp.split(apply(twice(x, x), twice(t, t), **both), 2)
+        prediction, variance = stage.process.split(cond_half)
+        guided = diffusion.guide(prediction, stage.process.split(null_half)[0], guidance_scale)
+        return guided if variance is None else jnp.concatenate([guided, variance], axis=-1)
+
+    return predict

@@ -1,0 +1,91 @@
+"""Byte-pair tokenizer of CLIP's text tower, on Hugging Face's `tokenizers`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids: start token, byte pairs of the lower-cased text, end token, padding.
+
+    bpe: read from a `tokenizer.json`. max_tokens: length of every row of ids. padding: id that
+    fills rows up (0 for Karlo; the end token's id for CLIP as OpenAI and Stable Diffusion use it).
+    """
+
+    bpe: tokenizers.Tokenizer
+    max_tokens: int
+    padding: int
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path, max_tokens: int, padding: int = 0) -> "Tokenizer":
+        """Reads a `tokenizer.json`. Raises ValueError if the file is none."""
+        try:
+            bpe = tokenizers.Tokenizer.from_str(pathlib.Path(path).read_text(encoding="utf-8"))
+        except OSError:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path} is no tokenizer.json: {error}.") from error
+        return cls(bpe, max_tokens, padding)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        self.bpe.save(str(path))
+
+    @property
+    def end_token(self) -> int:
+        return self.bpe.token_to_id(END)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.bpe.get_vocab_size()
+
+    def __call__(self, texts: Iterable[str]) -> Int[np.ndarray, "b n"]:
+        """Ids of each text, int32. What exceeds max_tokens is cut off, the end token kept."""
+        start = self.bpe.token_to_id(START)
+        rows = []
+        for encoding in self.bpe.encode_batch(list(texts), add_special_tokens=False):
+            ids = [start, *encoding.ids[: self.max_tokens - 2], self.end_token]
+            rows.append(ids + [self.padding] * (self.max_tokens - len(ids)))
+        return np.asarray(rows, np.int32)
+
+    def cut(self, text: str) -> str:
+        """The end of a text that does not fit into max_tokens; empty if all of it does."""
+        encoding = self.bpe.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= self.max_tokens - 2:
+            return ""
+        return text[encoding.offsets[self.max_tokens - 2][0] :]
+
+
+def train(texts: Iterable[str], vocabulary_size: int) -> tokenizers.Tokenizer:
+    """Learns byte pairs the way CLIP's vocabulary is built: words end in `</w>`, bytes come first.
+
+    The start and end token take the two highest ids, as in CLIP.
+    """
+    bpe = _clip_style(tokenizers.models.BPE(end_of_word_suffix="</w>"))
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary_size - 2,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.add_special_tokens([START, END])
+    return bpe
+
+
+def _clip_style(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    """Normalisation and splitting of text as in CLIP."""
+    bpe = tokenizers.Tokenizer(model)
+    n, p = tokenizers.normalizers, tokenizers.pre_tokenizers
+    bpe.normalizer = n.Sequence([n.NFC(), n.Replace(tokenizers.Regex(r"\s+"), " "), n.Lowercase()])
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    split = p.Split(tokenizers.Regex(pattern), behavior="removed", invert=True)
+    bpe.pre_tokenizer = p.Sequence([split, p.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return bpe

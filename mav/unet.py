@@ -1,0 +1,192 @@
+"""SpaceTimeUNet: decoder, interpolation and both super-resolutions are this one class."""
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mav import layers
+
+
+class Conditioning(nn.Module):
+    """Image embedding, and text where the network takes it, as one vector and as context tokens.
+
+    As in unCLIP §2.1: the image embedding is added to the timestep embedding and also enters as
+    extra context tokens. Text is optional, since videos come without (MAV §3.1).
+    """
+
+    features: int  # of the vector
+    context_features: int
+    num_tokens: int
+    text: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image_embedding: Float[Array, "b d"],
+        drop_image: Bool[Array, "b"] | None,
+        text_embedding: Float[Array, "b d"] | None,
+        text_states: Float[Array, "b n e"] | None,
+        text_mask: Bool[Array, "b n"] | None,
+    ) -> tuple[Float[Array, "b e"], Float[Array, "b n c"], Bool[Array, "b n"] | None]:
+        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, name=name)
+        null = self.param("null_image", nn.initializers.zeros, image_embedding.shape[-1:])
+        if drop_image is not None:
+            image_embedding = jnp.where(drop_image[:, None], null, image_embedding)
+        vector = dense(self.features, "image_vector")(image_embedding)
+        tokens = dense(self.num_tokens * self.context_features, "image_tokens")(image_embedding)
+        tokens = rearrange(tokens, "b (n c) -> b n c", n=self.num_tokens)
+        if not self.text:
+            return vector, tokens, None
+
+        vector += dense(self.features, "text_vector")(text_embedding)
+        states = dense(self.context_features, "text_tokens")(text_states)
+        states = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name="text_norm")(states)
+        tokens = jnp.concatenate([tokens, states.astype(self.dtype)], axis=1)
+        image_mask = jnp.ones((len(tokens), self.num_tokens), bool)
+        return vector, tokens, jnp.concatenate([image_mask, text_mask], axis=1)
+
+
+class SpaceTimeUNet(nn.Module):
+    """The U-Net of ADM and unCLIP, with time layers where `temporal` is set (MAV §3.2).
+
+    Its image form (temporal=False, keyframes=False) has a subset of the parameters of its video
+    form, under the same names, and both agree on every frame when the video form is fresh from it.
+    A length of one frame is an image.
+    """
+
+    width: int  # features are width * multiplier; the embedding has 4 * width
+    multipliers: tuple[int, ...]  # one per level, finest first
+    depth: int  # residual blocks per level on the way down, one more on the way up
+    attention_levels: tuple[int, ...] = ()  # levels with attention; if any, the middle has it too
+    head_dim: int = 64
+    groups: int = 32
+    scale_shift: bool = True
+    dropout: float = 0.0
+    patch: int = 1  # space-to-depth stem: pixels of a patch x patch block enter as channels
+    learns_variance: bool = False
+    image_tokens: int = 0  # context tokens made from the image embedding; 0 takes no embedding
+    context_features: int = 0  # of every context token
+    text: bool = False  # takes text embedding and states as well
+    low_res: bool = False  # takes a low-resolution input, already upsampled
+    aug_level: bool = False  # is told how much noise was put on the low-resolution input
+    temporal: bool = False
+    fps: bool = False  # is told the frames per second
+    keyframes: bool = False  # takes 4 more channels, masked frames and mask, and the frame skip
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w 3"],
+        t: Int[Array, "b"],
+        *,
+        image_embedding: Float[Array, "b d"] | None = None,
+        drop_image: Bool[Array, "b"] | None = None,
+        text_embedding: Float[Array, "b d"] | None = None,
+        text_states: Float[Array, "b n e"] | None = None,
+        text_mask: Bool[Array, "b n"] | None = None,
+        low_res: Float[Array, "b f h w 3"] | None = None,
+        aug_level: Float[Array, "b"] | None = None,
+        fps: Float[Array, "b"] | None = None,
+        keyframes: Float[Array, "b f h w 3"] | None = None,
+        mask: Float[Array, "b f h w 1"] | None = None,
+        frame_skip: Float[Array, "b"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b f h w o"]:
+        """Predicts what the diffusion process asks for, at every pixel.
+
+        t: timesteps. drop_image: where True, the learned null embedding replaces the image's.
+        low_res: resized to the size of x. aug_level: in timesteps. fps: frames per second of x.
+        keyframes: known frames, zero where unknown; mask: 1 where known. frame_skip: source frames
+        per kept frame. train: turns dropout on, under the rng "dropout".
+        Returns 3 channels, or 6 where the variance is learned.
+        """
+        # One embedding for all that does not vary within a video.
+        size = 4 * self.width
+        embed = lambda name, zero: layers.Embedding(self.width, size, zero, self.dtype, name=name)
+        embedding = embed("timestep", False)(t)
+        context, context_mask = None, None
+        if self.image_tokens:
+            vector, context, context_mask = Conditioning(
+                size,
+                self.context_features,
+                self.image_tokens,
+                self.text,
+                self.dtype,
+                name="conditioning",
+            )(image_embedding, drop_image, text_embedding, text_states, text_mask)
+            embedding += vector
+        if self.aug_level:
+            embedding += embed("aug_level", True)(aug_level)
+        if self.fps:
+            embedding += embed("fps", True)(fps)
+        if self.keyframes:
+            embedding += embed("frame_skip", True)(frame_skip)
+
+        # Inputs keep their own channels, so that those of a video network come last.
+        inputs = [x]
+        if self.low_res:
+            inputs.append(low_res)
+        if self.keyframes:
+            inputs += [keyframes, mask]
+        inputs = [layers.space_to_depth(a.astype(self.dtype), self.patch) for a in inputs]
+
+        convolution = lambda features, **kw: layers.Convolution(
+            features, self.temporal, dtype=self.dtype, **kw
+        )
+
+        def block(y, features, name, resample=None):
+            return layers.ResidualBlock(
+                features,
+                self.groups,
+                self.temporal,
+                self.scale_shift,
+                resample,
+                self.dropout,
+                self.dtype,
+                name=name,
+            )(y, embedding, train)
+
+        def attention(y, name):
+            spatial = layers.SpatialAttention(
+                self.head_dim, self.groups, self.dtype, name=f"{name}_space"
+            )
+            y = spatial(y, context, context_mask)
+            if self.temporal:
+                y = layers.TemporalAttention(self.head_dim, self.dtype, name=f"{name}_time")(y)
+            return y
+
+        widths = [self.width * m for m in self.multipliers]
+        last = len(widths) - 1
+        y = convolution(widths[0], name="input")(jnp.concatenate(inputs, axis=-1))
+        skips = [y]
+        for level, features in enumerate(widths):
+            for i in range(self.depth):
+                y = block(y, features, f"down_{level}_block_{i}")
+                if level in self.attention_levels:
+                    y = attention(y, f"down_{level}_attention_{i}")
+                skips.append(y)
+            if level < last:
+                y = block(y, features, f"down_{level}_resample", "down")
+                skips.append(y)
+
+        y = block(y, widths[-1], "middle_block_0")
+        if self.attention_levels:
+            y = attention(y, "middle_attention")
+        y = block(y, widths[-1], "middle_block_1")
+
+        for level, features in reversed(list(enumerate(widths))):
+            for i in range(self.depth + 1):
+                y = jnp.concatenate([y, skips.pop()], axis=-1)
+                y = block(y, features, f"up_{level}_block_{i}")
+                if level in self.attention_levels:
+                    y = attention(y, f"up_{level}_attention_{i}")
+            if level > 0:
+                y = block(y, features, f"up_{level}_resample", "up")
+
+        y = nn.silu(layers.group_norm(y, self.groups, "output_norm"))
+        channels = (6 if self.learns_variance else 3) * self.patch**2
+        y = convolution(channels, kernel_init=nn.initializers.zeros, name="output")(y)
+        return layers.depth_to_space(y, self.patch).astype(jnp.float32)
