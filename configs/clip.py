@@ -14,9 +14,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     c.network = ConfigDict()
     c.network.embedding_features = 128
-    c.network.vocabulary_size = 640
+    c.network.vocabulary_size = 600
     c.network.max_tokens = c.data.max_tokens
-    c.network.end_token = 639
+    c.network.end_token = 599
     c.network.text_width = 96
     c.network.text_depth = 2
     c.network.image_size = 64  # pixels

@@ -40,7 +40,7 @@ def get_network(temporal: bool) -> ConfigDict:
     n.width = 48
     n.multipliers = (2, 3)  # at 16x16 and 8x8 after the stem
     n.depth = 1
-    n.attention_levels = (0, 1)
+    n.attention_levels = (1,)
     n.head_dim = 48
     n.groups = 16
     n.patch = 4  # few pixels with many channels are fast on a CPU

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.network = ConfigDict()
     c.network.embedding_features = 128
     c.network.width = 128
-    c.network.depth = 4
+    c.network.depth = 3
     c.network.head_dim = 32
     c.network.max_tokens = 32
 

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 wanted=${1:-}
 venv=.venv
-stamp=$venv/mav-installed # "<base or test> <checksum>", or a word for how far we came
+stamp=$venv/mav-installed # "<base or test> <checksum>", or "installing", or "made"
 
 die() {
   printf 'setup: %s\n' "$*" >&2
@@ -38,9 +38,10 @@ find_python() {
   die "mav needs Python 3.11 or later with venv: ${found:-none found; }install one and run this again."
 }
 
-works() { # the Python in .venv runs, is new enough and has pip
-  "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
-}
+works() { # the Python in .venv runs, is new enough and has pip (uv makes them without)
+  "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' &&
+    { "$venv/bin/python" -c 'import pip' || "$venv/bin/python" -m ensurepip; }
+} &>/dev/null
 
 checksum() { # of all that decides what is installed; a moved checkout counts as changed
   { "$venv/bin/python" --version && pwd && cat "requirements/$1.txt" pyproject.toml; } | cksum
@@ -52,12 +53,14 @@ if [[ $state == installing ]] || ! works; then
   if [[ -e $venv || -L $venv ]]; then
     [[ $state == installing || -e $venv/pyvenv.cfg ]] ||
       die "$PWD/$venv is not a virtual environment; move it away and run this again."
-    say "the $venv here is broken or half made; making it anew"
+    say "the $venv here is half made, broken or of an old Python; making it anew"
   fi
   say "making $venv with $("$python" --version)"
-  "$python" -m venv --clear "$venv" || die "$python -m venv failed, see above."
+  rm -rf "$venv"
+  mkdir "$venv"
+  echo installing >"$stamp"
+  "$python" -m venv "$venv" || die "$python -m venv failed, see above."
   state=made
-  echo "$state" >"$stamp"
 fi
 
 # What the tests need includes what sampling needs.
@@ -75,12 +78,14 @@ failed() { # pip says why on its own; killed (128 and up), it leaves the stamp a
   die "pip could not install $2 (see above); mend that and run this again."
 }
 
-progress() { # of pip's lines: a count that stays on one line of a terminal, else every tenth
+# Of pip's lines: a count that stays on one line of a terminal, else every tenth. "Processing" is a
+# file, as pip's --find-links gives.
+progress() {
   local verb package rest line count=0 total=$1
   while read -r verb package rest; do
     case $verb in
       Collecting | Ignoring) count=$((count + 1)) ;;
-      Processing) count=$((count + 1)) package=${package##*/} package=${package%%-[0-9]*} ;; # a file of pip's --find-links
+      Processing) count=$((count + 1)) package=${package##*/} package=${package%%-[0-9]*} ;;
       Requirement) count=$((count + 1)) package=${rest#satisfied: } ;;
       Installing) package="all fetched, unpacking" ;;
       *) continue ;;

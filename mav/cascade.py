@@ -20,7 +20,7 @@ from mav.tokenizer import Tokenizer
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1  # of the folder
-SIZES = {"decoder": 64, "sr_256": 256, "sr_768": 768}
+PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Cascade:
         if not prompt.strip():
             raise ValueError("the prompt is empty; write what should be seen, like 'a red ball'.")
         settings = self.settings.updated(changes)
-        sizes = [size for stage, size in SIZES.items() if stage in self.stages]
+        sizes = [self.stages[name].size for name in PICTURES if name in self.stages]
         if settings.size not in sizes:
             raise ValueError(
                 f"size={settings.size} is impossible; choose {', '.join(map(str, sizes))}."
@@ -194,7 +194,11 @@ class Cascade:
         wanted = ["prior", "decoder"]
         if settings.frames > self.stages["decoder"].frames:
             wanted.append("interpolation")
-        return wanted + [s for s in ("sr_256", "sr_768") if settings.size >= SIZES[s]]
+        return wanted + [
+            name
+            for name in ("sr_256", "sr_768")
+            if name in self.stages and settings.size >= self.stages[name].size
+        ]
 
     def _table(self, stage: str, settings: Settings) -> dict[str, np.ndarray]:
         process = self.stages[stage].process
@@ -207,14 +211,15 @@ class Cascade:
     def _stream(self, prompt, settings, report, keys):
         image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
         video = self.decode(image_embedding, keys["decoder"], settings, report)
-        if settings.frames > video.shape[1]:
+        path = self._path(settings)
+        if "interpolation" in path:
             video = self.interpolate(video, keys["interpolation"], settings, report)
-        if settings.size >= 256:
+        if "sr_256" in path:
             video = self.upscale_256(video, keys["sr_256"], settings, report)
-        if settings.size < 768:
+        if "sr_768" in path:
+            yield from self.upscale_768(video, keys["sr_768"], settings, report)
+        else:
             yield media.to_uint8(video[0])
-            return
-        yield from self.upscale_768(video, keys["sr_768"], settings, report)
 
     def embed_prompt(
         self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
@@ -373,14 +378,14 @@ def save_stage(root: pathlib.Path, name: str, config, params, dtype=np.float32) 
     params_lib.save(folder / "params.safetensors", params, dtype)
 
 
-def write_index(root: pathlib.Path, name: str, settings: Settings, provenance) -> None:
+def write_index(root: pathlib.Path, name: str, settings: Mapping, provenance: Mapping) -> None:
     """Writes cascade.json for the stages whose folders are there."""
     present = [stage for stage in stages.STAGES if (root / stage / "config.json").is_file()]
     index = dict(
         format=FORMAT,
         name=name,
         stages=present,
-        settings=dataclasses.asdict(settings),
+        settings=dict(settings),
         provenance=dict(provenance),
     )
     params_lib.write_json(root / "cascade.json", index)

@@ -211,7 +211,7 @@ def step_rows(schedule: Schedule, timesteps: Int[np.ndarray, "n"]) -> dict[str, 
 
 
 def learned_log_variance(channels: Array, low: Array, high: Array) -> Array:
-    """Log variance interpolated between its bounds by channels in [-1, 1] (Improved DDPM Eq. 15)."""
+    """Log variance between its bounds, by channels in [-1, 1] (Improved DDPM Eq. 15)."""
     fraction = (channels + 1) / 2
     return fraction * high + (1 - fraction) * low
 

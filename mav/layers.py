@@ -19,7 +19,7 @@ def sinusoids(values: Float[Array, "*b"], features: int) -> Float[Array, "*b fea
     """
     half = features // 2
     frequencies = np.exp(-np.log(10000) * np.arange(half) / half).astype(np.float32)
-    angles = jnp.asarray(values, jnp.float32)[..., None] * frequencies
+    angles = jnp.multiply.outer(jnp.asarray(values, jnp.float32), frequencies)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -122,7 +122,8 @@ class TemporalConvolution(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", centre_tap, (3, c, c))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        return temporal_convolution(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        y = temporal_convolution(x, kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)[None, None, None]
 
 
 def attend(

@@ -85,12 +85,8 @@ def resize(
 # Writing.
 
 
-@contextlib.contextmanager
-def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`, which takes its place only if the body succeeds.
-
-    The temporary file is removed if the body raises. Raises OSError, before the body runs, if
-    nothing can be written there."""
+def check_writable(path: PathLike) -> pathlib.Path:
+    """The file that would be written, links followed. Raises OSError if nothing can be."""
     path = pathlib.Path(os.path.realpath(path))  # a link stays, what it points to is replaced
     folder = path.parent
     if not folder.is_dir():
@@ -101,6 +97,17 @@ def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
         raise PermissionError(
             f"cannot write {path}: no permission in {folder}; choose another folder."
         )
+    return path
+
+
+@contextlib.contextmanager
+def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`, which takes its place only if the body succeeds.
+
+    The temporary file is removed if the body raises. Raises OSError, before the body runs, if
+    nothing can be written there."""
+    path = check_writable(path)
+    folder = path.parent
     aside = folder / f".{secrets.token_hex(6)}.unfinished{path.suffix}"
     try:
         yield aside
@@ -231,7 +238,8 @@ def _h264(container, fps: float, height: int, width: int):
     options = {"preset": "veryfast", "crf": "18"}
     if width % 128:
         # x264's macroblock tree works on 128 pixels at a time and reads past the end of other rows:
-        # the same frames then give another file now and then. Without it a 64x64 file is 1.4 times as big.
+        # the same frames then give another file now and then. Without it 64x64 files are 1.4 times
+        # as big.
         options["x264-params"] = "no-mbtree=1"
     rate = Fraction(fps).limit_denominator(1001)  # television's is 30000/1001
     stream = container.add_stream("libx264", rate=rate, options=options)

@@ -78,13 +78,18 @@ def table(
 
 
 def _multistep(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); first and last step are of first order."""
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); first and last step are of first order.
+
+    So is a step more than twice as long as the one before, as the last but one of "linspace" is:
+    from predictions that close together it would overshoot.
+    """
     half_logsnr = np.log(rows["alpha"] / rows["sigma"])
     h = np.diff(half_logsnr)  # of every step but the last, which ends at infinity
+    ratio = h[1:] / h[:-1]
     x = rows["next_sigma"] / rows["sigma"]
     total = rows["next_alpha"] - x * rows["alpha"]  # = -alpha_next (e^-h - 1), also for h = inf
     last = np.zeros_like(total)
-    last[1:-1] = -total[1:-1] * h[1:] / (2 * h[:-1])
+    last[1:-1] = np.where(ratio > 2, 0, -total[1:-1] * ratio / 2)
     return x, total - last, last
 
 
@@ -109,8 +114,8 @@ def advance(
     """Runs the sampler over the given rows of a table, as one scan.
 
     predict: (x_t, timesteps) -> network output, guidance included.
-    noise_shape: shape in which noise is drawn before it is broadcast to the sample's, [b, 1, h, w, c]
-      for noise shared by all frames (MAV §3.3); None draws it for every entry.
+    noise_shape: in which noise is drawn before it is broadcast to the sample's, [b, 1, h, w, c] for
+      noise shared by all frames (MAV §3.2.2); None draws it for every entry.
     project: applied to each predicted clean sample, to hold known frames in place.
     """
 

@@ -77,7 +77,7 @@ def train_step(stage, options, optimizer, ema_decay, state, batch, frozen_params
 
 
 def preview(stage, options, num_steps, params, batch, key, frozen):
-    """Samples beside what they should resemble, float [b, f, h, w, 3] each: given, real, sampled."""
+    """What is given, what is real, and a sample, each float [b, f, h, w, 3] in [-1, 1]."""
     example_key, sample_key = jax.random.split(key)
     x0, cond = stages.EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
     if "drop_image" in cond:
@@ -104,7 +104,7 @@ def load_parent(path: str, name: str) -> tuple[stages.Stage, stages.Params]:
 
 
 def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.Tokenizer | None:
-    """The tokenizer of captioned images: CLIP's own run learns it, all others read it from there."""
+    """The tokenizer of captions: CLIP's run learns it, all others read it from there."""
     data = config.data
     if "images" not in data:
         return None
@@ -113,7 +113,7 @@ def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.T
         return tokenizer_lib.Tokenizer.load(path, data.max_tokens)
     path = workdir / "tokenizer.json"
     if not path.exists():
-        images = sources.IMAGES[data.images](data.split)
+        images = sources.open_source("images", data.images, data.split)
         captions = (images.caption(i) for i in range(data.tokenizer_captions))
         bpe = tokenizer_lib.train(captions, config.network.vocabulary_size)
         tokenizer_lib.Tokenizer(bpe, data.max_tokens, 0).save(path)

@@ -33,7 +33,7 @@ class Conditioning(nn.Module):
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, name=name)
         null = self.param("null_image", nn.initializers.zeros, image_embedding.shape[-1:])
         if drop_image is not None:
-            image_embedding = jnp.where(drop_image[:, None], null, image_embedding)
+            image_embedding = jnp.where(drop_image[:, None], null[None], image_embedding)
         vector = dense(self.features, "image_vector")(image_embedding)
         tokens = dense(self.num_tokens * self.context_features, "image_tokens")(image_embedding)
         tokens = rearrange(tokens, "b (n c) -> b n c", n=self.num_tokens)

@@ -98,6 +98,20 @@ IMAGES = dict(cutout=CutoutImages)
 VIDEOS = dict(cutout=CutoutVideos)
 
 
+def open_source(kind: str, name: str, split: str) -> ImageSource | VideoSource:
+    """The source that a config's `data.images` or `data.videos` names.
+
+    kind: "images" or "videos". name: a name in the table of that kind, or the folder of a data set
+    that `builders.build` prepared, as ".../cutout_images/64/1.0.0"."""
+    named = dict(images=IMAGES, videos=VIDEOS)[kind]
+    if name in named:
+        return named[name](split)
+    from mav.data import builders  # imports tensorflow-datasets, which only this needs
+
+    reader = dict(images=builders.ArrayRecordImages, videos=builders.ArrayRecordVideos)[kind]
+    return reader(name, split)
+
+
 @dataclasses.dataclass(frozen=True)
 class FpsCurriculum:
     """fps of training clips: 1 + 29 Beta(a, b), from mostly high fps to mostly low (MAV §3.4).
@@ -185,11 +199,11 @@ def make(config: Mapping[str, Any], stage_frames: int, num_steps: int, tokenizer
     """The source that a config's `data` table describes: `images` or `videos` names the set."""
     size, crop = config["size"], config["crop"]
     if "images" in config:
-        images = IMAGES[config["images"]](config["split"])
+        images = open_source("images", config["images"], config["split"])
         if config.get("remember"):
             images = Remembered(images, config["remember"])
         drop = config["caption_drop_prob"]
         return Captioned(images, tokenizer, config["seed"], size, crop, drop)
-    videos = VIDEOS[config["videos"]](config["split"])
+    videos = open_source("videos", config["videos"], config["split"])
     curriculum = FpsCurriculum(tuple(config["fps_start"]), tuple(config["fps_end"]), num_steps)
     return Clips(videos, config["seed"], stage_frames, size, crop, curriculum, config["batch_size"])

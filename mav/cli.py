@@ -1,0 +1,280 @@
+"""The command line: `mav sample | train | export | evaluate | data`."""
+
+import argparse
+import os
+import pathlib
+import sys
+import textwrap
+from collections.abc import Sequence
+
+KNOWN_ERRORS = (ValueError, OSError)  # what bad input raises, each with one clear line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns the exit status: 0, or 2 after bad input."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and not getattr(options, "takes_rest", False):
+        parser.error(f"unknown argument {rest[0]}; see mav {options.command} --help")
+    options.rest = rest
+    try:
+        cache_compilations()
+        options.run(options)
+    except KNOWN_ERRORS as error:
+        lines = str(error).split("\n")
+        print(f"mav {options.command}: {lines[0]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mav {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs in the user's cache folder, so that the next run starts at once."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mav" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(
+        prog="mav", description="Make-A-Video in JAX: from a sentence to a video."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n{textwrap.indent(example, '  ')}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "sample",
+        sample,
+        "make a video of a sentence",
+        'mav sample "a red ball over a green meadow" --out ball.mp4 --seed 1',
+    )
+    sub.add_argument("prompt", help="what should be seen")
+    sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
+    sub.add_argument("--out", help=".mp4, .gif or .webp; after the prompt if left out")
+    sub.add_argument("--seed", type=int, default=0, help="other seeds, other videos (0)")
+    sub.add_argument("--num", type=int, default=1, help="how many videos, seeds counting up (1)")
+    sub.add_argument(
+        "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
+    )
+    sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
+    sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
+    sub.add_argument("--frames", type=int, help="1, 16 or 76")
+    sub.add_argument("--candidates", type=int, help="samples of the prior, of which one is taken")
+    for table, kind in TABLES.items():
+        sub.add_argument(
+            f"--{table}",
+            action="append",
+            type=_entry(kind),
+            default=[],
+            metavar="STAGE=VALUE",
+            help=f"{table} of a stage, like decoder={EXAMPLES[table]}; may be repeated",
+        )
+
+    sub = command(
+        "train",
+        train,
+        "train one stage",
+        "mav train --config configs/decoder.py:cutout,video --workdir runs/decoder \\\n"
+        "    --config.clip=runs/clip --config.init=runs/decoder_image",
+    )
+    sub.add_argument("--config", required=True, help="config file, :size,phase behind it")
+    sub.add_argument("--workdir", required=True, help="folder of checkpoints and logs")
+    sub.set_defaults(takes_rest=True)
+
+    sub = command(
+        "export",
+        export,
+        "turn finished runs into a cascade folder",
+        "mav export runs/decoder cascades/mine --dtype float16",
+    )
+    sub.add_argument("workdir", nargs="+", help="folders of training runs, one per stage")
+    sub.add_argument("cascade", help="cascade folder; made or added to")
+    sub.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    sub.add_argument("--settings", help="JSON file of sampling settings for a new cascade")
+
+    sub = command(
+        "evaluate",
+        evaluate,
+        "measure a cascade by a protocol",
+        "mav evaluate --protocol cutout --out runs/evaluation",
+    )
+    sub.add_argument("--protocol", choices=("cutout",), required=True)
+    sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
+    sub.add_argument("--out", required=True, help="folder of the report")
+    sub.add_argument("--num_prompts", type=int, default=96)
+    sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
+    sub.add_argument("--seed", type=int, default=0)
+
+    data = commands.add_parser("data", help="build data sets").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    build = data.add_parser("build", help="write a data set as array_record")
+    build.add_argument("name", choices=("cutout_images", "cutout_videos"))
+    build.add_argument("directory")
+    build.add_argument("--size", type=int, default=64, help="pixels (64)")
+    build.add_argument("--num_train", type=int, help="examples; a small number if left out")
+    build.add_argument("--num_test", type=int)
+    build.set_defaults(run=build_data)
+    return parser
+
+
+TABLES = dict(steps=int, guidance_scale=float, sampler=str, spacing=str, aug_level=int)
+EXAMPLES = dict(steps=25, guidance_scale=4, sampler="ddpm", spacing="linspace", aug_level=50)
+
+
+def _entry(kind):
+    """Parses "stage=value", or "value", which is the decoder's."""
+
+    def parse(text: str):
+        stage, separator, value = text.rpartition("=")
+        try:
+            return (stage if separator else "decoder"), kind(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not of the form stage={kind.__name__}"
+            ) from None
+
+    return parse
+
+
+def sample(options: argparse.Namespace) -> None:
+    """`mav sample`."""
+    import numpy as np
+
+    from mav import cascade as cascade_lib
+    from mav import media
+
+    if options.num < 1:
+        raise ValueError(f"num={options.num} must be at least 1.")
+    plain = ("fps", "frame_skip", "size", "frames", "candidates")
+    changes = {name: getattr(options, name) for name in plain if getattr(options, name) is not None}
+    changes |= {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
+    out = pathlib.Path(options.out or f"{slug(options.prompt)}.mp4")
+    paths = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.num)]
+    paths = paths if options.num > 1 else [out]
+    sheet_path = out.with_suffix(".png")
+    for path in (*paths, sheet_path):
+        media.check_writable(path)
+    cascade = cascade_lib.load(options.cascade)
+    settings = cascade.check(options.prompt, changes)
+    warn_of_unknown_words(cascade, options.prompt)
+
+    kept = []
+    for i, path in enumerate(paths):
+        shown = []
+        metadata = dict(prompt=options.prompt, seed=str(options.seed + i), cascade=cascade.name)
+        with media.VideoWriter(path, cascade.output_fps(settings), metadata) as writer:
+            for piece in cascade.stream(options.prompt, options.seed + i, **changes):
+                writer.append(piece)
+                shown += [media.resize(frame[None], 192)[0] for frame in piece]
+        kept.append(np.stack(shown))
+        print(path)
+    labels = [options.prompt] * len(kept)
+    media.write_image(sheet_path, media.contact_sheet(kept, columns=4, frames=16, labels=labels))
+    print(sheet_path)
+
+
+def slug(prompt: str) -> str:
+    """A file name made of a prompt."""
+    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+    return "-".join(words)[:60] or "video"
+
+
+def warn_of_unknown_words(cascade, prompt: str) -> None:
+    """Says on stderr which words a cascade has never seen, and what it knows."""
+    vocabulary = cascade.provenance.get("vocabulary")
+    cut = cascade.tokenizer.cut(prompt)
+    if cut:
+        print(f"warning: the prompt is too long; left out: {cut!r}", file=sys.stderr)
+    if not vocabulary:
+        return
+    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+    unknown = [word for word in dict.fromkeys(words) if word not in vocabulary["words"]]
+    if unknown:
+        known = "; ".join(f"{kind}: {', '.join(v)}" for kind, v in vocabulary["shows"].items())
+        print(
+            f"warning: {cascade.name} has never seen {', '.join(unknown)}. It knows {known}.",
+            file=sys.stderr,
+        )
+
+
+def train(options: argparse.Namespace) -> None:
+    """`mav train`."""
+    config = read_config(options.config, options.rest)
+    from mav import train as train_lib
+
+    train_lib.run(config, options.workdir)
+
+
+def read_config(path: str, overrides: Sequence[str]):
+    """A config file's config with `--config.key=value` applied.
+
+    Raises ValueError for a missing file, unknown key or value of the wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    file = pathlib.Path(path.partition(":")[0])
+    if not file.is_file():
+        raise ValueError(f"config file {file} does not exist.")
+    sys.path.insert(0, str(file.resolve().parent.parent))  # configs import each other
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        values(["mav", f"--config={path}", *overrides])
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"config {path}: {str(error).splitlines()[0]}") from error
+    return values.config
+
+
+def export(options: argparse.Namespace) -> None:
+    """`mav export`."""
+    from mav import export as export_lib
+
+    export_lib.run(options.workdir, options.cascade, options.dtype, options.settings)
+    print(options.cascade)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """`mav evaluate`."""
+    from mav import cascade as cascade_lib
+    from mav.evaluate import cutout
+
+    cascade = cascade_lib.load(options.cascade)
+    cutout.run(
+        cascade,
+        options.out,
+        num_prompts=options.num_prompts,
+        size=options.size,
+        seed=options.seed,
+    )
+
+
+def build_data(options: argparse.Namespace) -> None:
+    """`mav data build`."""
+    from mav.data import builders
+
+    builders.build(
+        options.name, options.directory, options.num_train, options.num_test, options.size
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

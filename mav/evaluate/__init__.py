@@ -1,0 +1,1 @@
+"""Protocols that measure a cascade; each is a module with a `run`."""

@@ -1,0 +1,61 @@
+"""`mav export`: the averaged parameters of training runs become a cascade folder."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mav import cascade, checkpoint, stages
+from mav import params as params_lib
+
+
+def run(
+    workdirs: Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    dtype: str = "float32",
+    settings: str | os.PathLike | None = None,
+) -> None:
+    """Writes one stage per run into the cascade folder, which is made or added to.
+
+    dtype: of the file, "float32" or "float16". settings: JSON of `cascade.Settings` and, under
+    "provenance", anything to be kept with the cascade; needed once, for a new folder.
+    Raises ValueError if a run has no checkpoint or the folder has no settings.
+    """
+    root = pathlib.Path(path)
+    index = dict(name=root.name, settings=None, provenance={})
+    if (root / "cascade.json").is_file():
+        index = params_lib.read_json(root / "cascade.json")
+    if settings is not None:
+        index |= params_lib.read_json(settings)
+    if index["settings"] is None:
+        raise ValueError(f"{root} is a new cascade; give its sampling settings by --settings.")
+    cascade.Settings(**index["settings"])  # refuses unknown names before anything is written
+
+    runs = [(pathlib.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
+    provenance = dict(index["provenance"])
+    for workdir, stage, params, config in runs:
+        cascade.save_stage(root, stage.name, stage_config(config), params, np.dtype(dtype))
+        provenance.setdefault("runs", {})[stage.name] = describe(stage, config)
+        if stage.name == "clip":
+            shutil.copyfile(workdir / "tokenizer.json", root / "tokenizer.json")
+    cascade.write_index(root, index["name"], index["settings"], provenance)
+
+
+def stage_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `stages.build` needs of a training config."""
+    keys = {"network", "process", *(field.name for field in dataclasses.fields(stages.Stage))}
+    return {key: value for key, value in config.items() if key == "stage" or key in keys - {"name"}}
+
+
+def describe(stage: stages.Stage, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a stage's weights come from."""
+    return dict(
+        step=config["step"],
+        seed=config["seed"],
+        batch_size=config["data"]["batch_size"],
+        data=config["data"].get("images") or config["data"]["videos"],
+    )

@@ -1,0 +1,144 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mav import cascade as cascade_lib
+from mav import params as params_lib
+
+PROMPT = "a red ball over a green meadow"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cascade")
+    tiny.write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cascade(folder):
+    return cascade_lib.load(folder)
+
+
+@pytest.fixture(scope="module")
+def video(cascade):
+    return cascade.text_to_video(PROMPT, seed=1, progress=cascade_lib.silent)
+
+
+def test_a_video_has_the_frames_and_size_of_all_stages(video):
+    assert video.shape == (76, 32, 32, 3)
+    assert video.dtype == np.uint8
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not(cascade, video):
+    sample = lambda seed: cascade.text_to_video(PROMPT, seed=seed, progress=cascade_lib.silent)
+    np.testing.assert_array_equal(sample(1), video)
+    assert (sample(2) != video).any()
+
+
+def test_the_prompt_changes_the_video(cascade, video):
+    other = cascade.text_to_video("snowy hills", seed=1, progress=cascade_lib.silent)
+    assert (other != video).any()
+
+
+def test_streamed_chunks_of_any_length_are_the_same_video(cascade, video):
+    chunks = list(cascade.stream(PROMPT, 1, cascade_lib.silent, chunk=19))
+    assert [len(chunk) for chunk in chunks] == [19] * 4
+    together = np.concatenate(chunks).astype(int)
+    # Convolutions over other batch sizes round differently.
+    assert np.abs(together - video).max() <= 1
+
+
+def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
+    still = jnp.broadcast_to(tiny.normal((1, 1, 16, 16, 3)), (1, 7, 16, 16, 3))
+    chunks = list(cascade.upscale_768(still, jax.random.key(3), cascade.settings))
+    frames = np.concatenate(chunks)
+    assert len(chunks) > 1
+    for frame in frames[1:]:
+        np.testing.assert_array_equal(frame, frames[0])
+
+
+def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
+    given = jnp.tanh(tiny.normal((1, 16, 8, 8, 3)))
+    filled = cascade.interpolate(given, jax.random.key(0), cascade.settings)
+    assert filled.shape == (1, 76, 8, 8, 3)
+    np.testing.assert_array_equal(filled[:, ::5], given)
+    assert not np.array_equal(filled[:, 1::5], given[:, :-1])
+
+
+def test_a_frame_skip_of_three_gives_46_frames(cascade):
+    given = jnp.tanh(tiny.normal((1, 16, 8, 8, 3)))
+    settings = cascade.settings.updated(dict(frame_skip=3))
+    filled = cascade.interpolate(given, jax.random.key(0), settings)
+    np.testing.assert_array_equal(filled[:, ::3], given)
+    assert filled.shape[1] == 46
+
+
+def test_the_cascade_stops_where_it_is_told(cascade):
+    sample = lambda **kw: cascade.text_to_video(PROMPT, progress=cascade_lib.silent, **kw)
+    assert sample(size=8, frames=16).shape == (16, 8, 8, 3)
+    assert sample(size=16, frames=16).shape == (16, 16, 16, 3)
+    assert cascade.text_to_image(PROMPT, progress=cascade_lib.silent, size=16).shape == (16, 16, 3)
+
+
+def test_progress_is_reported_for_every_stage_to_its_end(cascade):
+    calls = []
+    cascade.text_to_video(PROMPT, progress=lambda *call: calls.append(call))
+    last = {name: (done, total) for name, done, total in calls}
+    assert last == dict(
+        prior=(3, 3), decoder=(3, 3), interpolation=(10, 10), sr_256=(2, 2), sr_768=(32, 32)
+    )
+
+
+def test_each_stage_compiles_its_network_once(cascade):
+    cascade_lib._advance.clear_cache()
+    for seed in range(2):
+        cascade.text_to_video(PROMPT, seed=seed, progress=cascade_lib.silent)
+    assert cascade_lib._advance._cache_size() == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(size=65), "size=65 is impossible; choose 8, 16, 32"),
+        (dict(frames=17), "frames=17 is impossible; choose 1, 16 or 76"),
+        (dict(frame_skip=4), "frame_skip=4 is impossible; choose 1, 3, 5, 15"),
+        (dict(fps=0), "fps=0 is impossible; choose 1 to 30"),
+        (dict(steps={"decoder": 0}), "decoder: steps=0 must lie between 1 and 1000"),
+        (dict(steps={"decodr": 5}), "steps names the stage 'decodr'; choose among prior"),
+        (dict(sampler={"decoder": "euler"}), "decoder: sampler='euler' is unknown"),
+        (dict(colour="red"), "setting 'colour' is unknown"),
+    ],
+)
+def test_impossible_settings_are_refused_with_what_is_allowed(cascade, changes, message):
+    with pytest.raises(ValueError, match=message):
+        cascade.stream(PROMPT, **changes)
+
+
+def test_an_empty_prompt_is_refused(cascade):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        cascade.stream("  ")
+
+
+def test_an_unknown_cascade_is_refused_with_the_shipped_names():
+    with pytest.raises(ValueError, match="neither shipped"):
+        cascade_lib.load("no-such-cascade")
+
+
+def test_a_damaged_weights_file_is_named(folder, tmp_path):
+    tiny.write(tmp_path)
+    weights = tmp_path / "sr_256" / "params.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"sr_256/params.safetensors is damaged"):
+        cascade_lib.load(tmp_path)
+
+
+def test_a_folder_written_and_read_has_the_same_parameters(folder, cascade):
+    for seed, name in enumerate(tiny.CONFIGS):
+        expected = params_lib.flatten(tiny.perturbed(cascade.stages[name], seed))
+        found = params_lib.flatten(cascade.params[name])
+        assert set(found) == set(expected)
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key])

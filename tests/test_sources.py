@@ -1,0 +1,160 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mav.data import cutout, sources
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedFrames:
+    """Videos whose frames show their number (red * 256 + green) and the video's (blue)."""
+
+    length: int = 480
+    native_fps: float = 30.0
+
+    def __len__(self):
+        return 5
+
+    def num_frames(self, index):
+        return self.length
+
+    def frames(self, index, frames, size, window):
+        assert all(0 <= frame < self.length for frame in frames)
+        colours = np.array([(frame // 256, frame % 256, index) for frame in frames], np.uint8)
+        return np.broadcast_to(colours[:, None, None], (len(frames), size, size, 3))
+
+
+def numbers(example):
+    """The numbers of the frames that an example of `NumberedFrames` shows."""
+    return example["frames"][:, 0, 0, :2] @ np.array([256, 1])
+
+
+def tokenizer(texts):
+    """Each text as the codes of its letters, padded."""
+    return np.array([list(text.encode().ljust(80, b"\0")) for text in texts], np.int32)
+
+
+def steady(a, b):
+    return sources.FpsCurriculum((a, b), (a, b), 1)
+
+
+def clips(videos, curriculum, seed=0, num_frames=16):
+    return sources.Clips(videos, seed, num_frames, 64, 48, curriculum, batch_size=4)
+
+
+def captioned(seed=0, **options):
+    return sources.Captioned(sources.CutoutImages("train"), tokenizer, seed, 64, 48, **options)
+
+
+@pytest.mark.parametrize(
+    "make", [captioned, lambda seed=0: clips(sources.CutoutVideos("train"), steady(2, 2), seed, 2)]
+)
+def test_examples_are_pure_functions_of_seed_and_index(make):
+    order = (7, 2**33, 0)
+    first = {i: make()[i] for i in order}
+    source = make()  # asked in another order, after other questions
+    for i in (1, *reversed(order)):
+        for name, value in first.get(i, {}).items():
+            np.testing.assert_array_equal(source[i][name], value)
+    for other in (make()[1], make(seed=1)[0]):
+        assert not np.array_equal(other["frames"], first[0]["frames"])
+
+
+def test_images_come_as_videos_of_one_frame_with_their_caption():
+    source = captioned()
+    captions = {cutout.image_caption("train", i) for i in range(3)}
+    few = dataclasses.replace(source, images=sources.Remembered(source.images, 3))
+    for i in range(4):
+        example = few[i]
+        assert example["frames"].shape == (1, 48, 48, 3)
+        assert example["frames"].dtype == np.uint8
+        assert example["tokens"].astype(np.uint8).tobytes().rstrip(b"\0").decode() in captions
+
+
+def test_captions_are_dropped_at_the_rate_asked_for(monkeypatch):
+    monkeypatch.setattr(cutout, "image", lambda *_: np.zeros((48, 48, 3), np.uint8))
+    source = captioned(caption_drop_prob=0.25)
+    dropped = [not source[i]["tokens"].any() for i in range(1000)]
+    assert abs(np.mean(dropped) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
+
+
+def test_remembered_images_are_drawn_once_and_stay_the_same(monkeypatch):
+    images = sources.Remembered(sources.CutoutImages("train"), 4)
+    first = images.image(2, 16, cutout.WHOLE)
+    np.testing.assert_array_equal(first, cutout.image("train", 2, 16))
+    monkeypatch.setattr(cutout, "image", None)
+    np.testing.assert_array_equal(images.image(2, 16, cutout.WHOLE), first)
+    assert len(images) == 4
+
+
+@pytest.mark.parametrize("step", [0, 300, 1000, 5000])
+def test_fps_curriculum_has_the_mean_of_its_beta(step):
+    curriculum = sources.FpsCurriculum(start=(3.0, 1.0), end=(0.5, 1.5), num_steps=1000)
+    a, b = {0: (3, 1), 300: (2.25, 1.15), 1000: (0.5, 1.5), 5000: (0.5, 1.5)}[step]
+    rng = np.random.default_rng(0)
+    fps = [curriculum.draw(step, rng) for _ in range(4000)]
+    spread = 29 * np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
+    assert abs(np.mean(fps) - (1 + 29 * a / (a + b))) < 4 * spread / np.sqrt(4000)
+    assert 1 <= min(fps) <= max(fps) <= 30
+
+
+def test_clips_follow_the_curriculum_by_the_step_that_uses_them():
+    # Both ends have next to no spread: 24.2 fps first, 6.8 fps from step 50 on; 4 clips per step.
+    curriculum = sources.FpsCurriculum((8e5, 2e5), (2e5, 8e5), 50)
+    source = clips(NumberedFrames(), curriculum)
+    assert source[0]["fps"] == pytest.approx(1 + 29 * 0.8, abs=0.1)
+    assert source[100]["fps"] == pytest.approx(1 + 29 * 0.5, abs=0.1)
+    assert source[200]["fps"] == pytest.approx(1 + 29 * 0.2, abs=0.1)
+
+
+@pytest.mark.parametrize("native_fps", [30.0, 24.0])
+def test_frames_of_a_clip_are_as_far_apart_as_its_fps_says(native_fps):
+    source = clips(NumberedFrames(native_fps=native_fps), steady(0.7, 1.0))
+    starts = set()
+    for i in range(100):
+        example = source[i]
+        frames = numbers(example)
+        wanted = np.arange(16) / example["fps"]  # seconds after the first
+        late = (frames - frames[0]) / native_fps - wanted
+        assert np.abs(late).max() <= 0.5 / native_fps + 1e-6  # half a native frame
+        assert example["frames"].shape == (16, 48, 48, 3)
+        assert len(np.unique(example["frames"][..., 2])) == 1  # of one video
+        starts.add(frames[0])
+    assert len(starts) > 50
+
+
+def test_a_short_video_limits_how_slow_a_clip_is():
+    videos = NumberedFrames(length=40)
+    slow = clips(videos, steady(1, 1e6))[0]
+    assert slow["fps"] == pytest.approx(15 / (39 / 30))  # 15 steps in the 39/30 s that it lasts
+    np.testing.assert_array_equal(numbers(slow)[[0, -1]], (0, 39))
+    assert clips(NumberedFrames(length=480), steady(1, 1e6))[0]["fps"] == pytest.approx(1, abs=0.01)
+    assert clips(videos, steady(1e6, 1))[0]["fps"] == pytest.approx(30, abs=0.01)
+
+
+def test_clips_start_anywhere_they_fit():
+    source = clips(NumberedFrames(length=18), steady(1e6, 1))  # 16 frames at 30 fps
+    frames = np.array([numbers(source[i]) for i in range(60)])
+    assert set(frames[:, 0]) == {0, 1, 2}
+    assert set(frames[:, -1]) == {15, 16, 17}
+
+
+def test_windows_stay_inside_and_fall_on_pixels():
+    rng = np.random.default_rng(0)
+    windows = np.array([sources.draw_window(rng, size=64, crop=61) for _ in range(400)])
+    left, top, extent = windows.T
+    for first in (left, top):
+        assert set(first * 64) == {0, 1, 2, 3}
+        assert (first + extent).max() <= 1
+    np.testing.assert_array_equal(extent, 61 / 64)
+    assert sources.draw_window(rng, 64, 64) == cutout.WHOLE
+
+
+@pytest.mark.parametrize("kind", ["images", "videos"])
+def test_a_config_makes_its_source(kind):
+    config = dict(split="test", seed=3, batch_size=2, size=64, crop=32, caption_drop_prob=0.5)
+    config |= {kind: "cutout", "fps_start": [3.0, 1.0], "fps_end": [1.0, 1.0], "remember": 10}
+    source = sources.make(config, 4, 100, tokenizer)
+    assert source[5]["frames"].shape == (1 if kind == "images" else 4, 32, 32, 3)
+    assert source.crop == 32

@@ -1,0 +1,96 @@
+"""A cascade of all six networks in miniature, with random parameters, for tests of the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mav import cascade, stages, tokenizer
+
+TEXTS = ["a red ball over a green meadow", "snowy hills with a blue bird"]
+DIFFUSION = dict(schedule="cosine", num_timesteps=1000, prediction="x0")
+INPUTS = dict(embedding_features=8, text_features=8, max_tokens=12)
+UNET = dict(width=8, multipliers=[1, 2], depth=1, groups=4, head_dim=4)
+VIDEO = dict(UNET, image_tokens=2, context_features=8, attention_levels=[1], temporal=True, fps=True)
+BPE = tokenizer.train(TEXTS, 600)
+
+CONFIGS = dict(
+    clip=dict(
+        stage="clip",
+        network=dict(
+            embedding_features=8,
+            vocabulary_size=BPE.get_vocab_size(),
+            max_tokens=12,
+            end_token=BPE.get_vocab_size() - 1,
+            text_width=8,
+            text_depth=1,
+            image_size=8,
+            patch=4,
+            image_width=8,
+            image_depth=1,
+            head_dim=4,
+        ),
+    ),
+    prior=dict(
+        stage="prior",
+        inputs=INPUTS,
+        network=dict(embedding_features=8, width=8, depth=1, head_dim=4, max_tokens=12),
+        process=dict(DIFFUSION, clip=5.0),
+    ),
+    decoder=dict(stage="decoder", size=8, frames=16, inputs=INPUTS, network=VIDEO, process=DIFFUSION),
+    interpolation=dict(
+        stage="interpolation",
+        size=8,
+        frames=16,
+        inputs=INPUTS,
+        network=dict(VIDEO, keyframes=True),
+        process=DIFFUSION,
+    ),
+    sr_256=dict(
+        stage="sr_256",
+        size=16,
+        low_size=8,
+        frames=16,
+        network=dict(UNET, low_res=True, aug_level=True, temporal=True, patch=2),
+        process=DIFFUSION,
+    ),
+    sr_768=dict(
+        stage="sr_768",
+        size=32,
+        low_size=16,
+        network=dict(UNET, low_res=True, aug_level=True, patch=2),
+        process=DIFFUSION,
+    ),
+)
+SETTINGS = dict(
+    steps=dict(prior=3, decoder=3, interpolation=2, sr_256=2, sr_768=2),
+    sampler=dict(prior="ddpm", decoder="ddim", interpolation="ddim", sr_256="ddim", sr_768="ddpm"),
+    spacing={name: "trailing" for name in CONFIGS},
+    guidance_scale=dict(decoder=2.0),
+    aug_level=dict(sr_256=10, sr_768=10),
+    size=32,
+    chunk=5,
+)
+
+
+def perturbed(stage, seed=0):
+    """Parameters of a stage with noise on all of them, since fresh networks answer zero."""
+    key = jax.random.key(seed)
+    params = stages.init_params(stage, key)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def write(folder):
+    """Writes the miniature cascade into a folder."""
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        params = jax.device_get(perturbed(stages.build(config), seed))
+        cascade.save_stage(folder, name, config, params, np.float32)
+    tokenizer.Tokenizer(BPE, 12, 0).save(folder / "tokenizer.json")
+    provenance = dict(vocabulary=dict(words=["a", "red", "ball"], shows=dict(objects=["ball"])))
+    cascade.write_index(folder, "tiny", SETTINGS, provenance)
+
+
+def normal(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
