@@ -193,22 +193,23 @@ def sample(options: argparse.Namespace) -> None:
 
 def slug(prompt: str) -> str:
     """A file name made of a prompt."""
-    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    return "-".join(words)[:60] or "video"
+    from mav import tokenizer
+
+    return "-".join(tokenizer.words(prompt))[:60] or "video"
 
 
 def warn_of_unknown_words(cascade, prompt: str) -> None:
-    """Says on stderr which words a cascade has never seen, and what it knows."""
-    vocabulary = cascade.provenance.get("vocabulary")
+    """Says on stderr what of a prompt a cascade cannot know, and what it does know."""
+    from mav import tokenizer
+
     cut = cascade.tokenizer.cut(prompt)
     if cut:
         print(f"warning: the prompt is too long; left out: {cut!r}", file=sys.stderr)
-    if not vocabulary:
-        return
-    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    unknown = [word for word in dict.fromkeys(words) if word not in vocabulary["words"]]
+    seen = cascade.provenance.get("words")
+    unknown = [w for w in dict.fromkeys(tokenizer.words(prompt)) if seen and w not in seen]
     if unknown:
-        known = "; ".join(f"{kind}: {', '.join(v)}" for kind, v in vocabulary["shows"].items())
+        shows = cascade.provenance.get("shows", {"words": seen})
+        known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in shows.items())
         print(
             f"warning: {cascade.name} has never seen {', '.join(unknown)}. It knows {known}.",
             file=sys.stderr,

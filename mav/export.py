@@ -1,6 +1,5 @@
 """`mav export`: the averaged parameters of training runs become a cascade folder."""
 
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -39,16 +38,19 @@ def run(
     provenance = dict(index["provenance"])
     for workdir, stage, params, config in runs:
         cascade.save_stage(root, stage.name, stage_config(config), params, np.dtype(dtype))
+        if (workdir / "log.jsonl").is_file():
+            shutil.copyfile(workdir / "log.jsonl", root / stage.name / "log.jsonl")
         provenance.setdefault("runs", {})[stage.name] = describe(stage, config)
         if stage.name == "clip":
             shutil.copyfile(workdir / "tokenizer.json", root / "tokenizer.json")
+            provenance |= params_lib.read_json(workdir / "words.json")
     cascade.write_index(root, index["name"], index["settings"], provenance)
 
 
 def stage_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What `stages.build` needs of a training config."""
-    keys = {"network", "process", *(field.name for field in dataclasses.fields(stages.Stage))}
-    return {key: value for key, value in config.items() if key == "stage" or key in keys - {"name"}}
+    keys = ("stage", "size", "low_size", "frames", "inputs", "network", "process")
+    return {key: config[key] for key in keys if key in config}
 
 
 def describe(stage: stages.Stage, config: Mapping[str, Any]) -> dict[str, Any]:

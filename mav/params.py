@@ -14,6 +14,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 Params = Mapping[str, Any]
+FIRST_KERNEL = "input/space/kernel"  # of a U-Net
 
 
 def flatten(params: Params) -> dict[str, np.ndarray]:
@@ -34,7 +35,7 @@ def count(params: Params) -> int:
 def save(path: str | os.PathLike, params: Params, dtype: np.dtype = np.float32) -> None:
     """Writes a safetensors file, whole or not at all."""
     path = pathlib.Path(path)
-    flat = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in flatten(params).items()}
+    flat = {name: np.asarray(leaf, dtype, order="C") for name, leaf in flatten(params).items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         safetensors.numpy.save_file(flat, aside)
@@ -83,24 +84,39 @@ def check_fit(found: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
 def inflate(image: Params, video: Params) -> Params:
     """Image parameters merged by name into those of a fresh, larger network (MAV §3.2).
 
-    What only the video network has keeps its fresh values, which are identities. A kernel with more
-    input channels than its image version gets zeros for the new ones, which come last.
-    Raises ValueError where the image network has anything that the video network has not.
+    What only the larger network has keeps its fresh values: layers over time and embeddings of
+    numbers, all of which start without effect. The first kernel gets zeros for input channels that
+    its image version has not, which come last.
+    Raises ValueError where the networks differ in anything else.
     """
     old, new = flatten(image), dict(flatten(video))
+    silent = lambda name: is_temporal(name) or name.startswith("aug_level/")
     surplus = sorted(set(old) - set(new))
-    if surplus:
-        raise ValueError(f"cannot inflate; the larger network lacks {', '.join(surplus[:4])}.")
-    for name, leaf in old.items():
-        extra = [after - before for before, after in zip(leaf.shape, new[name].shape, strict=True)]
-        if any(extra) and (extra[-2] < 0 or any(extra[:-2]) or extra[-1]):
+    added = sorted(name for name in set(new) - set(old) if not silent(name))
+    for names, problem in ((surplus, "lacks"), (added, "would start at random in")):
+        if names:
             raise ValueError(
-                f"cannot inflate; {name} is {leaf.shape} and {new[name].shape}, and only input "
-                "channels can be added."
+                f"cannot inflate; the larger network {problem} {', '.join(names[:4])}"
+                f"{' ...' if len(names) > 4 else ''} ({len(names)})."
             )
-        padding = [(0, max(n, 0)) for n in extra]
-        new[name] = jnp.pad(leaf, padding) if any(extra) else leaf
+    for name, leaf in old.items():
+        before, after = leaf.shape, new[name].shape
+        if before == after:
+            new[name] = leaf
+            continue
+        if name != FIRST_KERNEL or not _only_inputs_added(before, after):
+            raise ValueError(
+                f"cannot inflate; {name} is {before} and {after}, and only input channels of "
+                f"{FIRST_KERNEL} can be added."
+            )
+        new[name] = jnp.pad(leaf, [(0, b - a) for a, b in zip(before, after, strict=True)])
     return unflatten(new)
+
+
+def _only_inputs_added(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether two shapes of a kernel [..., inputs, outputs] differ in more inputs alone."""
+    same_but_inputs = before[:-2] == after[:-2] and before[-1] == after[-1]
+    return len(before) == len(after) and same_but_inputs and before[-2] < after[-2]
 
 
 def is_temporal(name: str) -> bool:
@@ -121,6 +137,12 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
-    """Writes an object as indented JSON."""
+    """Writes an object as indented JSON, whole or not at all."""
+    path = pathlib.Path(path)
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    pathlib.Path(path).write_text(text, encoding="utf-8")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

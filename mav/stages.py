@@ -48,18 +48,15 @@ def build(config: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> Stage:
     if name not in STAGES:
         raise ValueError(f"stage={name!r} is unknown; choose one of {', '.join(STAGES)}.")
     network_class = NETWORKS.get(name, unet.SpaceTimeUNet)
-    known = {field.name for field in dataclasses.fields(network_class)}
-    unknown = sorted(set(config["network"]) - known)
-    if unknown:
-        raise ValueError(
-            f"network of stage {name!r} has no field {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(known - {'parent', 'name', 'dtype'}))}."
-        )
+    fields = {field.name for field in dataclasses.fields(network_class)}
+    _require_known("network", name, config["network"], fields - {"parent", "name", "dtype"})
     # JSON has lists where modules need tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
     process = None
     if name != "clip":
         settings = dict(config["process"])
+        fields = {field.name for field in dataclasses.fields(diffusion.Process)}
+        _require_known("process", name, settings, fields | {"num_timesteps"})
         schedule = diffusion.Schedule(settings.pop("schedule"), settings.pop("num_timesteps"))
         process = diffusion.Process(schedule, **settings)
         if network_class is unet.SpaceTimeUNet:
@@ -73,6 +70,15 @@ def build(config: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> Stage:
         frames=config.get("frames", 1),
         inputs=tuple(sorted(config.get("inputs", {}).items())),
     )
+
+
+def _require_known(what: str, stage: str, found: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise ValueError(
+            f"{what} of stage {stage!r} has no field {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(known))}."
+        )
 
 
 def init_params(stage: Stage, key: Key[Array, ""]) -> Params:

@@ -25,13 +25,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path, max_tokens: int, padding: int = 0) -> "Tokenizer":
-        """Reads a `tokenizer.json`. Raises ValueError if the file is none."""
+        """Reads a `tokenizer.json`. Raises ValueError if the file is none, or not one of CLIP's."""
         try:
             bpe = tokenizers.Tokenizer.from_str(pathlib.Path(path).read_text(encoding="utf-8"))
         except OSError:
             raise
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path} is no tokenizer.json: {error}.") from error
+        missing = [token for token in (START, END) if bpe.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"{path} is no tokenizer of CLIP; it lacks {', '.join(missing)}.")
         return cls(bpe, max_tokens, padding)
 
     def save(self, path: str | pathlib.Path) -> None:
@@ -62,10 +65,16 @@ class Tokenizer:
         return text[encoding.offsets[self.max_tokens - 2][0] :]
 
 
+def words(text: str) -> list[str]:
+    """Lower-case words of a text, without punctuation."""
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
 def train(texts: Iterable[str], vocabulary_size: int) -> tokenizers.Tokenizer:
     """Learns byte pairs the way CLIP's vocabulary is built: words end in `</w>`, bytes come first.
 
-    The start and end token take the two highest ids, as in CLIP.
+    The start and end token take the two highest ids, as in CLIP. Unlike there, only the endings that
+    occur have an id: a word's last letter is left out where no word of the texts ends with it.
     """
     bpe = _clip_style(tokenizers.models.BPE(end_of_word_suffix="</w>"))
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())

@@ -1,6 +1,7 @@
 """Training of one stage: `mav train --config configs/decoder.py:cutout,video --workdir runs/x`."""
 
 import functools
+import json
 import pathlib
 import signal
 import time
@@ -106,7 +107,7 @@ def load_parent(path: str, name: str) -> tuple[stages.Stage, stages.Params]:
 def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.Tokenizer | None:
     """The tokenizer of captions: CLIP's run learns it, all others read it from there."""
     data = config.data
-    if "images" not in data:
+    if "images" not in data or (config.stage != "clip" and not config.clip):
         return None
     if config.stage != "clip":
         path = pathlib.Path(cascade.resolve(config.clip)) / "tokenizer.json"
@@ -114,7 +115,9 @@ def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.T
     path = workdir / "tokenizer.json"
     if not path.exists():
         images = sources.open_source("images", data.images, data.split)
-        captions = (images.caption(i) for i in range(data.tokenizer_captions))
+        captions = [images.caption(i) for i in range(data.tokenizer_captions)]
+        words = sorted({word for text in captions for word in tokenizer_lib.words(text)})
+        params_lib.write_json(workdir / "words.json", dict(words=words))
         bpe = tokenizer_lib.train(captions, config.network.vocabulary_size)
         tokenizer_lib.Tokenizer(bpe, data.max_tokens, 0).save(path)
     result = tokenizer_lib.Tokenizer.load(path, data.max_tokens)
@@ -130,7 +133,7 @@ def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.T
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Trains until `config.num_steps`, from the newest checkpoint in workdir if there is one."""
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "samples").mkdir(parents=True, exist_ok=True)
     options = config.loss.to_dict()
 
     # Mesh
@@ -170,6 +173,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     if restored is not None:
         state, position = restored
         batches.set_state(position["batches"])
+        if int(state.step) >= config.num_steps:
+            print(f"{workdir} has had its {config.num_steps} steps")
+            checkpoints.close()
+            return
     else:
         state = jax.jit(init_state, out_shardings=layout)(init_key)
         if config.get("init"):
@@ -198,11 +205,12 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         writer.write_texts(0, {"parameters": overview})
     pictures = stage.name not in ("clip", "prior")
     stopped = []
-    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    usual = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     bar = tqdm(total=config.num_steps, initial=start, desc=f"train {stage.name}", unit="step")
-    since, clock = start, time.monotonic()
+    since, clock, metrics = start, time.monotonic(), None
     for step in range(start + 1, config.num_steps + 1):
         batch = sharding.shard_batch(next(batches), mesh)
+        jax.block_until_ready(metrics)  # one step runs ahead, not many: the bar tells the truth
         state, metrics = step_fn(state, batch, frozen_params)
         bar.update()
         last = step == config.num_steps or bool(stopped)
@@ -213,6 +221,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
             scalars["examples_per_second"] = (step - since) * config.data.batch_size / seconds
             since, clock = step, time.monotonic()
             writer.write_scalars(step, scalars)
+            with open(workdir / "log.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(dict(step=step, **scalars)) + "\n")
             bar.set_postfix(loss=f"{scalars['loss']:.4f}")
         if pictures and (step % config.eval.every == 0 or last):
             sheet = np.concatenate(preview_fn(state.ema_params, test_batch, frozen_params), axis=0)
@@ -227,3 +237,4 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     bar.close()
     writer.close()
     checkpoints.close()
+    signal.signal(signal.SIGTERM, usual)

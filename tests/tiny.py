@@ -10,7 +10,9 @@ TEXTS = ["a red ball over a green meadow", "snowy hills with a blue bird"]
 DIFFUSION = dict(schedule="cosine", num_timesteps=1000, prediction="x0")
 INPUTS = dict(embedding_features=8, text_features=8, max_tokens=12)
 UNET = dict(width=8, multipliers=[1, 2], depth=1, groups=4, head_dim=4)
-VIDEO = dict(UNET, image_tokens=2, context_features=8, attention_levels=[1], temporal=True, fps=True)
+VIDEO = dict(
+    UNET, image_tokens=2, context_features=8, attention_levels=[1], temporal=True, fps=True
+)
 BPE = tokenizer.train(TEXTS, 600)
 
 CONFIGS = dict(
@@ -36,7 +38,9 @@ CONFIGS = dict(
         network=dict(embedding_features=8, width=8, depth=1, head_dim=4, max_tokens=12),
         process=dict(DIFFUSION, clip=5.0),
     ),
-    decoder=dict(stage="decoder", size=8, frames=16, inputs=INPUTS, network=VIDEO, process=DIFFUSION),
+    decoder=dict(
+        stage="decoder", size=8, frames=16, inputs=INPUTS, network=VIDEO, process=DIFFUSION
+    ),
     interpolation=dict(
         stage="interpolation",
         size=8,
@@ -88,7 +92,7 @@ def write(folder):
         params = jax.device_get(perturbed(stages.build(config), seed))
         cascade.save_stage(folder, name, config, params, np.float32)
     tokenizer.Tokenizer(BPE, 12, 0).save(folder / "tokenizer.json")
-    provenance = dict(vocabulary=dict(words=["a", "red", "ball"], shows=dict(objects=["ball"])))
+    provenance = dict(words=["a", "red", "ball"], shows=dict(objects=["ball"]))
     cascade.write_index(folder, "tiny", SETTINGS, provenance)
 
 

@@ -134,12 +134,12 @@ class FpsCurriculum:
 class Captioned:
     """Examples {"frames": uint8 [1, crop, crop, 3], "tokens": int32 [n]}.
 
-    size: at which pictures are rendered; crop: side of the window that is kept, at random.
+    tokenizer: None leaves the tokens out, for stages that are not told of text. size: at which pictures are rendered; crop: side of the window that is kept, at random.
     caption_drop_prob: chance of an empty caption, for classifier-free guidance.
     """
 
     images: ImageSource
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     seed: int
     size: int
     crop: int
@@ -152,9 +152,12 @@ class Captioned:
         rng = np.random.default_rng((self.seed, int(i)))
         index = int(rng.integers(len(self.images)))
         window = draw_window(rng, self.size, self.crop)
-        text = "" if rng.random() < self.caption_drop_prob else self.images.caption(index)
-        image = self.images.image(index, self.crop, window)
-        return dict(frames=image[None], tokens=self.tokenizer([text])[0])
+        example = dict(frames=self.images.image(index, self.crop, window)[None])
+        if self.tokenizer is not None:
+            dropped = rng.random() < self.caption_drop_prob
+            text = "" if dropped else self.images.caption(index)
+            example["tokens"] = self.tokenizer([text])[0]
+        return example
 
 
 @dataclasses.dataclass(frozen=True)

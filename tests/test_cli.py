@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from mav import cli, media
+
+PROMPT = "a red ball"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cascade")
+    tiny.write(path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    return tmp_path
+
+
+def refused(capsys, *arguments):
+    """Runs a command that must fail; returns its one line."""
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_sample_writes_a_video_and_a_sheet_and_prints_their_paths(folder, here, capsys):
+    assert cli.main(["sample", PROMPT, "--cascade", str(folder)]) == 0
+    assert capsys.readouterr().out.split() == ["a-red-ball.mp4", "a-red-ball.png"]
+    video, fps = media.read(here / "a-red-ball.mp4")
+    assert video.shape == (76, 32, 32, 3)
+    assert fps == 15
+    assert media.read_metadata(here / "a-red-ball.mp4")["prompt"] == PROMPT
+    assert media.read_image(here / "a-red-ball.png").ndim == 3
+
+
+def test_the_same_seed_writes_the_same_file(folder, here):
+    run = lambda out, seed: cli.main(
+        ["sample", PROMPT, "--cascade", str(folder), "--out", out, "--seed", seed, "--size", "8"]
+    )
+    for out, seed in (("a.mp4", "5"), ("b.mp4", "5"), ("c.mp4", "6")):
+        assert run(out, seed) == 0
+    assert (here / "a.mp4").read_bytes() == (here / "b.mp4").read_bytes()
+    assert (here / "a.mp4").read_bytes() != (here / "c.mp4").read_bytes()
+
+
+def test_several_videos_are_numbered(folder, here, capsys):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--num", "2", "--size", "8"]
+    assert cli.main([*arguments, "--frames", "16", "--out", "x.gif"]) == 0
+    assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.png"]
+
+
+def test_settings_reach_the_stages_that_they_name(folder, here, capsys):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
+    assert cli.main([*arguments, "--steps", "decoder=2", "--steps", "prior=1", "--fps", "6"]) == 0
+    assert media.read(here / "a-red-ball.mp4")[1] == 6
+    message = refused(capsys, *arguments, "--steps", "decoder=0")
+    assert "decoder: steps=0 must lie between 1 and 1000" in message
+
+
+def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, here, capsys):
+    arguments = ["sample", "a red zebra", "--cascade", str(folder), "--size", "8"]
+    assert cli.main([*arguments, "--frames", "16"]) == 0
+    warning = next(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert "never seen zebra" in warning
+    assert "ball" in warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", " "], "prompt is empty"),
+        (["sample", PROMPT, "--cascade", "nothing"], "'nothing' is neither shipped"),
+        (["sample", PROMPT, "--out", "no/such/folder/x.mp4"], "no folder"),
+        (["sample", PROMPT, "--out", "x.avi"], "must end in"),
+        (["sample", PROMPT, "--size", "100"], "size=100 is impossible; choose 8, 16, 32"),
+        (["sample", PROMPT, "--frames", "20"], "frames=20 is impossible"),
+        (["sample", PROMPT, "--num", "0"], "num=0 must be at least 1"),
+        (["train", "--config", "nothing.py", "--workdir", "w"], "nothing.py does not exist"),
+    ],
+)
+def test_bad_input_gets_one_line_status_2_and_writes_nothing(
+    folder, here, capsys, arguments, message
+):
+    if arguments[0] == "sample" and "--cascade" not in arguments:
+        arguments = [*arguments, "--cascade", str(folder)]
+    assert message in refused(capsys, *arguments)
+    assert list(here.iterdir()) == []
+
+
+def test_a_damaged_cascade_is_refused_by_the_name_of_its_file(folder, here, capsys):
+    tiny.write(here)
+    index = json.loads((here / "cascade.json").read_text())
+    (here / "cascade.json").write_text(json.dumps(index)[:-5])
+    assert "cascade.json is damaged" in refused(capsys, "sample", PROMPT, "--cascade", str(here))
+
+
+@pytest.mark.parametrize("command", ["sample", "train", "export", "evaluate"])
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"example:\n  mav {command}" in capsys.readouterr().out
+
+
+def test_an_interrupted_sample_leaves_nothing_behind(folder, here, monkeypatch):
+    write = media.VideoWriter.append
+
+    def interrupt(self, frames):
+        write(self, frames)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(media.VideoWriter, "append", interrupt)
+    assert cli.main(["sample", PROMPT, "--cascade", str(folder)]) == 130
+    assert list(here.iterdir()) == []
+
+
+def test_a_config_takes_changes_and_refuses_unknown_ones():
+    path = "configs/decoder.py:cutout,video"
+    config = cli.read_config(path, ["--config.data.batch_size=3"])
+    assert config.data.batch_size == 3
+    assert config.frames == 16
+    with pytest.raises(ValueError, match="batchsize"):
+        cli.read_config(path, ["--config.data.batchsize=3"])
+    with pytest.raises(ValueError, match="size='huge' is unknown here; choose cutout"):
+        cli.read_config("configs/decoder.py:huge", [])
+
+
+def test_numbers_of_a_sheet_do_not_depend_on_the_seed_of_another_video(folder, here):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
+    cli.main([*arguments, "--seed", "1", "--out", "one.webp"])
+    cli.main([*arguments, "--seed", "0", "--num", "2", "--out", "two.webp"])
+    one, two = media.read(here / "one.webp")[0], media.read(here / "two-2.webp")[0]
+    np.testing.assert_array_equal(one, two)

@@ -1,0 +1,326 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import noise
+import numpy as np
+import pytest
+import slow
+from noise import normal
+
+from mav import layers, unet
+from mav import params as params_lib
+
+TINY = dict(width=8, multipliers=(1, 2), depth=1, head_dim=4, groups=4)
+DECODER = dict(
+    TINY, multipliers=(2, 1), attention_levels=(1,), image_tokens=2, context_features=12, fps=True
+)
+VIDEO_NETWORKS = dict(
+    decoder=DECODER,
+    decoder_behind_patches=dict(DECODER, patch=2),
+    decoder_with_text_and_learned_variance=dict(DECODER, text=True, learns_variance=True),
+    sr=dict(TINY, low_res=True, aug_level=True),
+    sr_with_shift_behind_patches=dict(
+        TINY, low_res=True, aug_level=True, scale_shift=False, patch=2, learns_variance=True
+    ),
+    one_level=dict(TINY, multipliers=(1,), depth=2, attention_levels=(0,)),
+)
+FRAMES = 4
+
+
+def inputs(frames=FRAMES):
+    """Arguments of every kind; a network reads those that it takes."""
+    video = lambda seed, channels=3: normal((2, frames, 8, 8, channels), seed)
+    return dict(
+        x=video(0),
+        t=np.array([3, 700]),
+        image_embedding=normal((2, 6), 1),
+        drop_image=np.array([False, True]),
+        text_embedding=normal((2, 6), 2),
+        text_states=normal((2, 5, 7), 3),
+        text_mask=np.arange(5)[None] < np.array([[2], [5]]),
+        low_res=video(4),
+        aug_level=np.array([0.0, 40.0], np.float32),
+        fps=np.array([3.0, 15.0], np.float32),
+        keyframes=video(5),
+        mask=(video(6, 1) > 0).astype(np.float32),
+        frame_skip=np.array([1.0, 5.0], np.float32),
+    )
+
+
+def each_frame_alone(arguments):
+    """The same arguments with every frame as a video of its own."""
+
+    def split(value):
+        if value.ndim == 5:
+            return value.reshape(-1, 1, *value.shape[2:])
+        return np.repeat(value, arguments["x"].shape[1], axis=0)
+
+    return {name: split(value) for name, value in arguments.items()}
+
+
+# Compiling takes nearly all of the time here, so XLA may save its optimisations.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def apply(network, params, arguments):
+    return np.asarray(jit(network.apply)({"params": params}, **arguments))
+
+
+def shapes(network):
+    init = lambda: network.init(jax.random.key(0), **inputs(1))["params"]
+    return jax.eval_shape(init)
+
+
+def fresh(network, without):
+    """A network's own initial values, zeros in place of the parameters that `without` has."""
+    left_out = params_lib.flatten(shapes(without))
+
+    @jit
+    def draw():
+        flat = params_lib.flatten(network.init(jax.random.key(0), **inputs(1))["params"])
+        return {name: leaf for name, leaf in flat.items() if name not in left_out}
+
+    return params_lib.unflatten(draw() | jax.tree.map(lambda s: np.zeros(s.shape), left_out))
+
+
+def image_and_video(config):
+    """An image network with random parameters, and the video network inflated from it."""
+    image = unet.SpaceTimeUNet(**{**config, "fps": False})
+    video = unet.SpaceTimeUNet(**config, temporal=True)
+    image_params = noise.params(shapes(image))
+    return image, image_params, video, params_lib.inflate(image_params, fresh(video, image))
+
+
+@pytest.mark.parametrize("name", VIDEO_NETWORKS)
+def test_a_fresh_video_network_equals_the_image_network_on_every_frame(name):
+    """Invariant 1, for videos of four frames and of one."""
+    image, image_params, video, video_params = image_and_video(VIDEO_NETWORKS[name])
+    several = inputs()
+    by_frame = apply(image, image_params, each_frame_alone(several))
+    by_frame = by_frame.reshape(2, FRAMES, *by_frame.shape[2:])
+    assert by_frame.std() > 0.1
+    assert by_frame.shape[-1] == (6 if video.learns_variance else 3)
+    np.testing.assert_allclose(apply(video, video_params, several), by_frame, atol=2e-5)
+    one = {key: value[:, :1] if value.ndim == 5 else value for key, value in several.items()}
+    np.testing.assert_allclose(apply(video, video_params, one), by_frame[:, :1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", VIDEO_NETWORKS)
+def test_image_parameters_are_a_part_of_the_video_networks(name):
+    """Invariant 2. What is added is what `is_temporal` knows, for training that alone."""
+    config = VIDEO_NETWORKS[name]
+    image = params_lib.flatten(shapes(unet.SpaceTimeUNet(**{**config, "fps": False})))
+    video = params_lib.flatten(shapes(unet.SpaceTimeUNet(**config, temporal=True)))
+    assert set(image) < set(video)
+    assert all(image[parameter].shape == video[parameter].shape for parameter in image)
+    added = {parameter for parameter in video if params_lib.is_temporal(parameter)}
+    assert added == set(video) - set(image)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "attention"])
+def test_a_trained_time_layer_lets_frames_see_each_other(kind):
+    """That the tests above can fail."""
+    _, _, video, params = image_and_video(DECODER)
+    changed = inputs()
+    changed["x"] = changed["x"].copy()
+    changed["x"][:, -1] += 1
+    flat = params_lib.flatten(params)
+    ends = dict(convolution="time/kernel", attention="_time/out/kernel")
+    trained = {
+        name: leaf + 0.1 * normal(leaf.shape) if name.endswith(ends[kind]) else leaf
+        for name, leaf in flat.items()
+    }
+    run = jit(video.apply)
+    first_frames = lambda flat: [
+        run({"params": params_lib.unflatten(flat)}, **arguments)[:, 0]
+        for arguments in (inputs(), changed)
+    ]
+    np.testing.assert_array_equal(*first_frames(flat))
+    assert np.abs(np.subtract(*first_frames(trained))).max() > 1e-4
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_fresh_interpolation_equals_the_decoder_whatever_is_masked(patch):
+    """Invariant 3, with a decoder whose time layers are trained."""
+    config = dict(DECODER, patch=patch, temporal=True)
+    decoder = unet.SpaceTimeUNet(**config)
+    interpolation = unet.SpaceTimeUNet(**config, keyframes=True)
+    decoder_params = noise.params(shapes(decoder))
+    params = params_lib.inflate(decoder_params, enlarged(interpolation, decoder))
+    run = jit(interpolation.apply)
+    given = inputs()
+    nothing = {key: np.zeros_like(given[key]) for key in ("keyframes", "mask")}
+    right = apply(decoder, decoder_params, given)
+    for arguments in (given, {**given, **nothing}):
+        np.testing.assert_allclose(run({"params": params}, **arguments), right, atol=2e-5)
+
+
+def enlarged(interpolation, decoder):
+    """Initial values of the interpolation; its wider input kernel is not worth drawing."""
+    params = params_lib.flatten(fresh(interpolation, decoder))
+    wider = params_lib.flatten(shapes(interpolation))["input/space/kernel"]
+    return params_lib.unflatten(params | {"input/space/kernel": np.ones(wider.shape)})
+
+
+def test_a_dropped_image_embedding_is_the_learned_null():
+    network = unet.SpaceTimeUNet(**{**DECODER, "fps": False})
+    params = noise.params(shapes(network))
+    run = lambda embedding, drop: network_run(
+        {"params": params},
+        **{**inputs(), "image_embedding": embedding, "drop_image": np.array([drop, drop])},
+    )
+    network_run = jit(network.apply)
+    null = np.tile(params["conditioning"]["null_image"], (2, 1))
+    dropped = run(normal((2, 6), 1), True)
+    np.testing.assert_array_equal(dropped, run(normal((2, 6), 2), True))
+    np.testing.assert_array_equal(dropped, run(null, False))
+    assert (dropped != run(normal((2, 6), 1), False)).any()
+
+
+def test_the_parameters_of_a_small_network_add_up():
+    config = dict(width=4, multipliers=(1,), depth=1, groups=2)
+    network = unet.SpaceTimeUNet(**config, temporal=True)
+    timestep = (4 * 16 + 16) + (16 * 16 + 16)
+    time = lambda c: 3 * c * c + c
+    space = lambda c, d: 9 * c * d + d + time(d)
+    block = lambda c: 2 * c + space(c, 4) + (16 * 8 + 8) + 2 * 4 + space(4, 4)
+    shortcut = 8 * 4 + 4
+    up = block(8) + shortcut  # joined with a skip
+    whole = timestep + space(3, 4) + block(4) + 2 * block(4) + 2 * up + 2 * 4 + space(4, 3)
+    assert params_lib.count(shapes(network)) == whole
+
+
+KARLO = dict(width=320, multipliers=(1, 2, 3, 4), depth=3, head_dim=64, groups=32)
+KARLO_DECODER = dict(
+    KARLO,
+    attention_levels=(1, 2, 3),
+    image_tokens=4,
+    context_features=1536,
+    text=True,
+    learns_variance=True,
+)
+
+
+def karlo_shapes(**config):
+    """Shapes of a U-Net of the released size, which costs nothing."""
+    network = unet.SpaceTimeUNet(**config)
+    size = 8 * network.patch
+    video, vector = jnp.zeros((1, 1, size, size, 3)), jnp.zeros((1, 768))
+    states, mask = jnp.zeros((1, 77, 768)), jnp.ones((1, 77), bool)
+    text = dict(text_embedding=vector, text_states=states, text_mask=mask)
+    t, ones = jnp.zeros(1, int), jnp.ones(1)
+    init = lambda: network.init(
+        jax.random.key(0), video, t, image_embedding=vector, low_res=video, fps=ones, **text
+    )
+    return jax.eval_shape(init)["params"]
+
+
+def kernels(flat, last, ndim):
+    return [name for name, leaf in flat.items() if name.endswith(last) and leaf.ndim == ndim]
+
+
+def test_the_decoder_has_the_size_and_blocks_of_the_released_one():
+    """UNCLIP.md 2.2: 885.4M and, for the conditioning, 7.88M parameters."""
+    params = karlo_shapes(**KARLO_DECODER)
+    conditioning = params_lib.count(params["conditioning"])
+    assert round(conditioning / 1e6, 2) == 7.88
+    assert round((params_lib.count(params) - conditioning) / 1e6, 1) == 885.4
+    flat = params_lib.flatten(params)
+    assert len(kernels(flat, "space/kernel", 4)) == 74
+    assert len([name for name in params if "block" in name or "resample" in name]) == 36
+    assert len([name for name in params if "attention" in name]) == 22
+    assert flat["output/space/kernel"].shape == (3, 3, 320, 6)
+
+
+def test_the_super_resolution_has_the_size_of_the_released_one():
+    params = karlo_shapes(**KARLO, low_res=True, scale_shift=False)
+    assert round(params_lib.count(params) / 1e6, 1) == 691.6
+    flat = params_lib.flatten(params)
+    assert flat["input/space/kernel"].shape == (3, 3, 6, 320)
+    assert flat["output/space/kernel"].shape == (3, 3, 320, 3)
+
+
+def test_time_layers_of_the_released_size_cost_what_was_planned():
+    """UNCLIP.md 2.5: 175.5M in convolutions, 89.8M in attention besides what places the frames."""
+    flat = params_lib.flatten(karlo_shapes(**KARLO_DECODER, temporal=True))
+    total = lambda part: params_lib.count({k: v for k, v in flat.items() if part in f"/{k}"})
+    assert round(total("/time/") / 1e6, 1) == 175.5
+    assert round((total("_time/") - total("/position/")) / 1e6, 1) == 89.8
+
+
+# Layers
+
+
+def test_sinusoids_are_cosines_then_sines():
+    found = layers.sinusoids(np.array([0.0, 7.0]), 6)
+    rates = [1, 10000 ** (-1 / 3), 10000 ** (-2 / 3)]
+    right = [np.cos(7 * np.array(rates)), np.sin(7 * np.array(rates))]
+    np.testing.assert_allclose(found[0], [1, 1, 1, 0, 0, 0])
+    np.testing.assert_allclose(found[1], np.concatenate(right), atol=1e-6)
+
+
+def test_group_norm_takes_its_statistics_from_each_frame_alone():
+    class Norm(layers.nn.Module):
+        @layers.nn.compact
+        def __call__(self, x):
+            return layers.group_norm(x, 2, "norm")
+
+    x = normal((2, 3, 4, 4, 6)) * np.arange(1, 4, dtype=np.float32).reshape(1, 3, 1, 1, 1)
+    scale, bias = normal(6, 1), normal(6, 2)
+    y = Norm().apply({"params": {"norm": dict(scale=scale, bias=bias)}}, x)
+    for i, j in np.ndindex(2, 3):
+        np.testing.assert_allclose(y[i, j], slow.group_norm(x[i, j], 2, scale, bias), atol=1e-5)
+
+
+def test_spatial_attention_is_one_softmax_over_context_and_pixels():
+    module = layers.SpatialAttention(head_dim=4, groups=2)
+    x, context = normal((2, 2, 3, 3, 8), 1), normal((2, 5, 6), 2)
+    mask = np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], bool)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, context, mask)["params"]
+    params = noise.params(shapes)
+    found = module.apply({"params": params}, x, context, mask)
+    for i, j in np.ndindex(2, 2):
+        frame = slow.group_norm(x[i, j], 2, **params["norm"]).reshape(9, 8)
+        q, k, v = (slow.dense(frame, params[name]) for name in "qkv")
+        k = np.concatenate([slow.dense(context[i], params["context_k"]), k])
+        v = np.concatenate([slow.dense(context[i], params["context_v"]), v])
+        seen = np.tile(np.concatenate([mask[i], np.ones(9, bool)]), (9, 1))
+        y = slow.dense(slow.attention(q, k, v, 4, seen), params["out"])
+        np.testing.assert_allclose(found[i, j], x[i, j] + y.reshape(3, 3, 8), atol=1e-5)
+
+
+def test_temporal_attention_looks_at_one_pixel_in_all_frames():
+    module = layers.TemporalAttention(head_dim=4)
+    x = normal((2, 3, 2, 2, 8))
+    params = noise.params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
+    found = module.apply({"params": params}, x)
+    places = slow.dense(np.asarray(layers.sinusoids(np.arange(3), 8)), params["position"])
+    for i, row, column in np.ndindex(2, 2, 2):
+        pixel = x[i, :, row, column].astype(np.float64)
+        y = slow.layer_norm(pixel, **params["norm"], epsilon=1e-6) + places
+        q, k, v = (slow.dense(y, params[name]) for name in "qkv")
+        y = slow.dense(slow.attention(q, k, v, 4, np.ones((3, 3), bool)), params["out"])
+        np.testing.assert_allclose(found[i, :, row, column], pixel + y, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize("frames", [1, 5])
+def test_temporal_convolution_in_both_forms_equals_a_loop(monkeypatch, platform, frames):
+    choose = lambda *arguments, **forms: forms[platform](*arguments)
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    x, kernel = normal((2, frames, 3, 4), 1), normal((3, 4, 6), 2)
+    right = np.zeros((2, frames, 3, 6))
+    for i in range(frames):
+        for tap in range(3):
+            if 0 <= i + tap - 1 < frames:
+                right[:, i] += x[:, i + tap - 1] @ kernel[tap]
+    np.testing.assert_allclose(layers.temporal_convolution(x, kernel), right, atol=1e-5)
+
+
+def test_patches_become_channels_and_back():
+    x = normal((1, 2, 4, 6, 3))
+    y = layers.space_to_depth(x, 2)
+    assert y.shape == (1, 2, 2, 3, 12)
+    np.testing.assert_array_equal(y[0, 1, 1, 2].reshape(2, 2, 3), x[0, 1, 2:4, 4:6])
+    np.testing.assert_array_equal(layers.depth_to_space(y, 2), x)
