@@ -1,7 +1,8 @@
 """CLIP on captioned images: `mav train --config configs/clip.py:cutout --workdir runs/clip`."""
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

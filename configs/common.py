@@ -60,7 +60,6 @@ def cutout_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int)
     if kind == "images":
         c.data.max_tokens = 32
         c.data.caption_drop_prob = 0.0
-        c.data.remember = 60_000  # images drawn once and kept in memory (0.7 GB): 4 ms each
     else:
         c.data.fps_start = (3.0, 1.0)  # Beta over 1..30: little motion at first (MAV §3.4)
         c.data.fps_end = (0.6, 1.2)

@@ -6,8 +6,9 @@
         --config.init=runs/decoder_image --workdir runs/decoder
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -28,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.cond_drop_prob = 0.1  # unCLIP, appendix C
 
     common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 15_000 if phase == "image" else 8_000
+    c.num_steps = 12_000 if phase == "image" else 4_000
     c.save_every = 500
     c.eval.every = 1000 if phase == "image" else 500
     return c

@@ -4,8 +4,9 @@
         --config.init=runs/decoder --workdir runs/interpolation
 """
 
-from configs import common, decoder
 from ml_collections import ConfigDict
+
+from configs import common, decoder
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -28,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.masks = dict(every=0.6, first=0.15, last=0.05, ends=0.1, one=0.05, none=0.05)
 
     common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 3000
+    c.num_steps = 1500
     c.save_every = 250
     c.eval.every = 500
     return c

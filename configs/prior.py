@@ -2,8 +2,9 @@
 `mav train --config configs/prior.py:cutout --config.clip=runs/clip --workdir runs/prior`.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

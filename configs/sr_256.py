@@ -5,8 +5,9 @@
         --workdir runs/sr_256
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -23,7 +24,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.init_stage = "sr_256"
     else:
         common.cutout_data(c, "images", batch_size=16, size=256, crop=128)
-        c.data.remember = 0  # every crop is new
 
     c.network = ConfigDict()
     c.network.width = 40
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.max_aug_level = 200  # timesteps
 
     common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 4000 if phase == "image" else 1500
+    c.num_steps = 3000 if phase == "image" else 600
     c.save_every = 250
     c.eval.every = 1000
     c.eval.num_steps = 4

@@ -3,8 +3,9 @@
 mav train --config configs/sr_768.py:cutout --workdir runs/sr_768
 """
 
-from configs import common, sr_256
 from ml_collections import ConfigDict
+
+from configs import common, sr_256
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -15,7 +16,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.low_size = 256
 
     common.cutout_data(c, "images", batch_size=16, size=768, crop=192)  # a quarter, as unCLIP
-    c.data.remember = 0  # every crop is new
 
     c.network = ConfigDict()
     c.network.width = 40
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.max_aug_level = 100  # timesteps
 
     common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 3000
+    c.num_steps = 2500
     c.save_every = 250
     c.eval.every = 1000
     c.eval.num_steps = 2

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from tqdm.auto import tqdm
 
-from mav import media, samplers, stages
+from mav import clip, media, samplers, stages
 from mav import params as params_lib
 from mav.tokenizer import Tokenizer
 
@@ -236,8 +236,8 @@ class Cascade:
         found = self._sample("prior", key, shape, repeated(0), repeated(1), settings, report)
         prior, params = self.stages["prior"].network, self.params["prior"]
         found = prior.apply({"params": params}, found, method="unwhiten")
-        if clip_stage.network.unit_embeddings:
-            found /= jnp.linalg.norm(found, axis=1, keepdims=True)
+        if clip_stage.network.normalized:
+            found = clip.normalize(found)
         best = jnp.argmax(found @ text["text_embedding"][0])
         return found[best][None]
 

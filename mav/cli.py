@@ -120,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="folder of the report")
     sub.add_argument("--num_prompts", type=int, default=96)
     sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
+    sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
     sub.add_argument("--seed", type=int, default=0)
 
     data = commands.add_parser("data", help="build data sets").add_subparsers(
@@ -219,6 +220,7 @@ def warn_of_unknown_words(cascade, prompt: str) -> None:
 def train(options: argparse.Namespace) -> None:
     """`mav train`."""
     config = read_config(options.config, options.rest)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow writes the curves, silently
     from mav import train as train_lib
 
     train_lib.run(config, options.workdir)
@@ -264,6 +266,7 @@ def evaluate(options: argparse.Namespace) -> None:
         options.out,
         num_prompts=options.num_prompts,
         size=options.size,
+        frames=options.frames,
         seed=options.seed,
     )
 

@@ -107,7 +107,9 @@ class CLIP(nn.Module):
     image_depth: int
     head_dim: int = 64
     activation: str = "quick_gelu"
-    unit_embeddings: bool = True  # embeddings of length one; Karlo works on them as they come
+    # Embeddings get the length sqrt(features), entries of about 1, so that they weigh as much as
+    # other inputs where they enter a network; Karlo works on them as they come.
+    normalized: bool = True
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of colours in [0, 1]
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     dtype: jnp.dtype = jnp.float32
@@ -141,24 +143,25 @@ class CLIP(nn.Module):
     ) -> tuple[Float[Array, "b d"], Float[Array, "b n c"], Bool[Array, "b n"]]:
         """Returns text embeddings, the states of all tokens, and which of them are text."""
         embedding, states = self.text(tokens)
-        if self.unit_embeddings:
-            embedding = unit(embedding)
+        if self.normalized:
+            embedding = normalize(embedding)
         return embedding, states, text_mask(tokens, self.end_token)
 
     def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Returns image embeddings. images: in [-1, 1], of the tower's size."""
         mean, std = jnp.asarray(self.image_mean), jnp.asarray(self.image_std)
         embedding = self.image(((images + 1) / 2 - mean[None, None, None]) / std[None, None, None])
-        return unit(embedding) if self.unit_embeddings else embedding
+        return normalize(embedding) if self.normalized else embedding
 
     def __call__(
         self, tokens: Int[Array, "b n"], images: Float[Array, "b h w 3"]
     ) -> Float[Array, "b b"]:
         """Returns logits: rows are texts, columns images."""
         text, _, _ = self.encode_text(tokens)
-        return jnp.exp(self.logit_scale) * unit(text) @ unit(self.encode_image(images)).T
+        cosines = normalize(text) @ normalize(self.encode_image(images)).T / text.shape[-1]
+        return jnp.exp(self.logit_scale) * cosines
 
 
-def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Scales vectors to length one."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def normalize(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Scales vectors to length sqrt(d)."""
+    return x / jnp.maximum(jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)), 1e-12)

@@ -25,9 +25,8 @@ class PriorTransformer(nn.Module):
 
     def setup(self):
         d = self.embedding_features
-        # Embeddings of length one have entries of about 1 / sqrt(d).
         self.mean = self.param("mean", nn.initializers.zeros, (d,))
-        self.std = self.param("std", nn.initializers.constant(d**-0.5), (d,))
+        self.std = self.param("std", nn.initializers.ones, (d,))
         dense = lambda size: nn.Dense(size, dtype=self.dtype)
         self.timestep = layers.Embedding(self.width, self.width, dtype=self.dtype)
         self.text_states = dense(self.width)

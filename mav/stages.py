@@ -319,8 +319,10 @@ def loss(stage: Stage, options, params, batch, key, frozen) -> tuple[Array, dict
 def draw_timesteps(stage: Stage, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
     """Uniform timesteps, one from each of `batch` equal strata, which steadies the loss."""
     offset_key, order_key = jax.random.split(key)
+    total = stage.process.schedule.num_timesteps
     strata = (jnp.arange(batch) + jax.random.uniform(offset_key, (batch,))) / batch
-    t = jnp.floor(strata * stage.process.schedule.num_timesteps).astype(jnp.int32)
+    t = jnp.floor(strata * total).astype(jnp.int32)
+    t = jnp.minimum(t, total - 1)  # float32 may round the last stratum up to its end
     return jax.random.permutation(order_key, t)
 
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -78,12 +78,12 @@ def train_step(stage, options, optimizer, ema_decay, state, batch, frozen_params
 
 
 def preview(stage, options, num_steps, params, batch, key, frozen):
-    """What is given, what is real, and a sample, each float [b, f, h, w, 3] in [-1, 1]."""
+    """Rows of float [b, f, h, w, 3] in [-1, 1]: what is given (if any), real, and sampled."""
     example_key, sample_key = jax.random.split(key)
     x0, cond = stages.EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
     if "drop_image" in cond:
         cond["drop_image"] = jnp.zeros_like(cond["drop_image"])
-    given = cond.get("low_res", cond.get("keyframes", x0))
+    given = [cond[name] for name in ("low_res", "keyframes") if name in cond]
     sampled = samplers.sample(
         stages.predictor(stage, params, cond),
         stage.process,
@@ -92,7 +92,15 @@ def preview(stage, options, num_steps, params, batch, key, frozen):
         num_steps=num_steps,
         spacing="trailing",
     )
-    return given, x0, sampled
+    return [*given, x0, sampled]
+
+
+def draw(rows: Sequence[jax.Array]) -> np.ndarray:
+    """A picture of `preview`: images side by side; videos one below another, eight frames each."""
+    rows = [media.to_uint8(row) for row in rows]
+    if rows[0].shape[1] == 1:
+        return media.grid(np.concatenate(rows)[:, 0], columns=len(rows[0]))
+    return media.contact_sheet([row[i] for i in range(len(rows[0])) for row in rows], columns=8)
 
 
 def load_parent(path: str, name: str) -> tuple[stages.Stage, stages.Params]:
@@ -225,8 +233,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
                 log.write(json.dumps(dict(step=step, **scalars)) + "\n")
             bar.set_postfix(loss=f"{scalars['loss']:.4f}")
         if pictures and (step % config.eval.every == 0 or last):
-            sheet = np.concatenate(preview_fn(state.ema_params, test_batch, frozen_params), axis=0)
-            picture = media.contact_sheet(media.to_uint8(sheet), columns=8)
+            picture = draw(preview_fn(state.ema_params, test_batch, frozen_params))
             media.write_image(workdir / "samples" / f"{step:07d}.png", picture)
             writer.write_images(step, {"samples": picture[None]})
             since, clock = step, time.monotonic()

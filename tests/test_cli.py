@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from mav import cli, media
 
 PROMPT = "a red ball"

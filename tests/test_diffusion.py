@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from noise import normal
 
 from mav import diffusion
+from noise import normal
 
 COSINE, LINEAR = diffusion.Schedule("cosine"), diffusion.Schedule("linear")
 TIMES = np.array([0, 1, 30, 400, 800, 998])

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from noise import normal
 
 from mav import params as params_lib
+from noise import normal
 
 TREE = dict(
     input=dict(space=dict(kernel=normal((4, 2, 3, 3), 1).T, bias=normal(4, 2))),  # not contiguous

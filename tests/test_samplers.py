@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from noise import normal
 
 from mav import diffusion, samplers
+from noise import normal
 
 KEY = jax.random.key(0)
 SHAPE = (4, 2, 64, 64, 1)  # 32768 numbers: their mean is known to 0.6 %, their variance to 0.8 %

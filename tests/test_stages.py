@@ -4,15 +4,15 @@ import types
 
 import jax
 import jax.numpy as jnp
-import noise
 import numpy as np
 import pytest
-import tiny
 from ml_collections import ConfigDict
-from noise import normal
 
+import noise
+import tiny
 from mav import diffusion, stages
 from mav import params as params_lib
+from noise import normal
 
 KEY = jax.random.key(0)
 FRAMES = 3
@@ -203,6 +203,12 @@ def test_timesteps_come_one_from_each_stratum_in_random_order():
     assert draws.min() < 10
     assert draws.max() > 990
     np.testing.assert_allclose(draws.mean(), 499.5, atol=3)  # of a stratum's 36 / sqrt(1600)
+
+
+def test_no_timestep_lies_beyond_the_last(monkeypatch):
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, largest))
+    assert stages.draw_timesteps(built("decoder"), KEY, 64).max() == 999
 
 
 # Softmax does not notice what is added to all its inputs; statistics are not trained.

@@ -3,12 +3,13 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import noise
 import numpy as np
 import pytest
-import tiny
 
-from mav import checkpoint, export, stages, train
+import tiny
 from mav import cascade as cascade_lib
+from mav import checkpoint, export, stages, train
 from mav import params as params_lib
 
 
@@ -30,7 +31,7 @@ def small(stage, phase, parents, num_steps=4):
         config.inputs.update(tiny.INPUTS)
     config.data.update(dict(batch_size=2, size=16, crop=config.get("size", 8), prefetch=2))
     if "images" in config.data:
-        config.data.update(dict(max_tokens=12, remember=0))
+        config.data.update(dict(max_tokens=12))
     if stage == "clip":
         config.data.tokenizer_captions = 200
     else:
@@ -92,8 +93,8 @@ def test_interpolation_starts_as_its_decoder(parents, tmp_path):
     train.run(config, tmp_path)
     decoder = cascade_lib.load(parents)
     stage, params, _ = checkpoint.load_ema(tmp_path)
-    video, t = tiny.normal((1, 16, 8, 8, 3)), jnp.array([500])
-    told = dict(image_embedding=tiny.normal((1, 8)), fps=jnp.ones(1))
+    video, t = noise.normal((1, 16, 8, 8, 3)), jnp.array([500])
+    told = dict(image_embedding=noise.normal((1, 8)), fps=jnp.ones(1))
     filled = dict(frame_skip=jnp.ones(1), **stages.keyframes(video, jnp.ones((1, 16))))
     expected = decoder.stages["decoder"].network.apply(
         {"params": decoder.params["decoder"]}, video, t, **told

@@ -2,14 +2,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import noise
 import numpy as np
 import pytest
-import slow
-from noise import normal
 
+import noise
+import slow
 from mav import layers, unet
 from mav import params as params_lib
+from noise import normal
 
 TINY = dict(width=8, multipliers=(1, 2), depth=1, head_dim=4, groups=4)
 DECODER = dict(

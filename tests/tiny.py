@@ -1,7 +1,9 @@
 """A cascade of all six networks in miniature, with random parameters, for tests of the whole."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
+import noise
 import numpy as np
 
 from mav import cascade, stages, tokenizer
@@ -68,7 +70,7 @@ CONFIGS = dict(
 SETTINGS = dict(
     steps=dict(prior=3, decoder=3, interpolation=2, sr_256=2, sr_768=2),
     sampler=dict(prior="ddpm", decoder="ddim", interpolation="ddim", sr_256="ddim", sr_768="ddpm"),
-    spacing={name: "trailing" for name in CONFIGS},
+    spacing=dict.fromkeys(CONFIGS, "trailing"),
     guidance_scale=dict(decoder=2.0),
     aug_level=dict(sr_256=10, sr_768=10),
     size=32,
@@ -76,25 +78,17 @@ SETTINGS = dict(
 )
 
 
-def perturbed(stage, seed=0):
-    """Parameters of a stage with noise on all of them, since fresh networks answer zero."""
-    key = jax.random.key(seed)
-    params = stages.init_params(stage, key)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+def params(name):
+    """Noise for all parameters of a stage, since fresh networks answer zero."""
+    stage = stages.build(CONFIGS[name])
+    shapes = jax.eval_shape(functools.partial(stages.init_params, stage), jax.random.key(0))
+    return noise.params(shapes, seed=list(CONFIGS).index(name))
 
 
 def write(folder):
     """Writes the miniature cascade into a folder."""
-    for seed, (name, config) in enumerate(CONFIGS.items()):
-        params = jax.device_get(perturbed(stages.build(config), seed))
-        cascade.save_stage(folder, name, config, params, np.float32)
+    for name, config in CONFIGS.items():
+        cascade.save_stage(folder, name, config, params(name), np.float32)
     tokenizer.Tokenizer(BPE, 12, 0).save(folder / "tokenizer.json")
     provenance = dict(words=["a", "red", "ball"], shows=dict(objects=["ball"]))
     cascade.write_index(folder, "tiny", SETTINGS, provenance)
-
-
-def normal(shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape, jnp.float32)

@@ -23,29 +23,6 @@ class ImageSource(Protocol):
         """uint8 [size, size, 3] of a square window: left, top, extent in [0, 1] of the picture."""
 
 
-class Remembered:
-    """The first `count` images of a source, kept in memory once they were drawn.
-
-    For sources that are slow beside a small network. Memory: count * size^2 * 3 bytes.
-    """
-
-    def __init__(self, images: ImageSource, count: int):
-        self.images, self.count = images, min(count, len(images))
-        self.kept = {}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def caption(self, index: int) -> str:
-        return self.images.caption(index)
-
-    def image(self, index: int, size: int, window: tuple[float, float, float]) -> np.ndarray:
-        key = (index, size, window)
-        if key not in self.kept:
-            self.kept[key] = self.images.image(index, size, window)
-        return self.kept[key]
-
-
 class VideoSource(Protocol):
     """Videos with random access to their frames. No text."""
 
@@ -134,7 +111,8 @@ class FpsCurriculum:
 class Captioned:
     """Examples {"frames": uint8 [1, crop, crop, 3], "tokens": int32 [n]}.
 
-    tokenizer: None leaves the tokens out, for stages that are not told of text. size: at which pictures are rendered; crop: side of the window that is kept, at random.
+    tokenizer: None leaves the tokens out, for stages that are not told of text. size: at which
+    pictures are rendered. crop: side of the window that is kept, at random.
     caption_drop_prob: chance of an empty caption, for classifier-free guidance.
     """
 
@@ -203,8 +181,6 @@ def make(config: Mapping[str, Any], stage_frames: int, num_steps: int, tokenizer
     size, crop = config["size"], config["crop"]
     if "images" in config:
         images = open_source("images", config["images"], config["split"])
-        if config.get("remember"):
-            images = Remembered(images, config["remember"])
         drop = config["caption_drop_prob"]
         return Captioned(images, tokenizer, config["seed"], size, crop, drop)
     videos = open_source("videos", config["videos"], config["split"])
