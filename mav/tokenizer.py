@@ -1,6 +1,7 @@
 """Byte-pair tokenizer of CLIP's text tower, on Hugging Face's `tokenizers`."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterable
 
@@ -73,18 +74,28 @@ def words(text: str) -> list[str]:
 def train(texts: Iterable[str], vocabulary_size: int) -> tokenizers.Tokenizer:
     """Learns byte pairs the way CLIP's vocabulary is built: words end in `</w>`, bytes come first.
 
-    The start and end token take the two highest ids, as in CLIP. Unlike there, only the endings that
-    occur have an id: a word's last letter is left out where no word of the texts ends with it.
+    The start and end token take the two highest ids, as in CLIP. Unlike there, only the endings
+    that occur have an id: a word's last letter is left out where no word of the texts ends with it.
     """
+    texts = list(texts)
     bpe = _clip_style(tokenizers.models.BPE(end_of_word_suffix="</w>"))
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    pieces = lambda text: bpe.pre_tokenizer.pre_tokenize_str(bpe.normalizer.normalize_str(text))
+    endings = sorted({word[-1] for text in texts for word, _ in pieces(text)})
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocabulary_size - 2,
-        initial_alphabet=alphabet,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        # Named here, since the trainer would number them in the order of a hash table, and its
+        # choice between pairs that are equally frequent follows the numbers.
+        special_tokens=[f"{character}</w>" for character in endings],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    bpe = _clip_style(
+        tokenizers.models.BPE(vocab=model["vocab"], merges=merges, end_of_word_suffix="</w>")
+    )
     bpe.add_special_tokens([START, END])
     return bpe
 

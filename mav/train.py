@@ -73,7 +73,7 @@ def train_step(stage, options, optimizer, ema_decay, state, batch, frozen_params
     # The average forgets its start faster than its rate alone would let it.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-    metrics |= dict(loss=loss, grad_norm=optax.global_norm(grads))
+    metrics |= dict(loss=loss, grad_norm=optax.tree.norm(grads))
     return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
 

@@ -1,9 +1,9 @@
 import jax
 import jax.numpy as jnp
-import noise
 import numpy as np
 import pytest
 
+import noise
 import tiny
 from mav import cascade as cascade_lib
 from mav import params as params_lib

@@ -61,10 +61,10 @@ def test_examples_are_pure_functions_of_seed_and_index(make):
         assert not np.array_equal(other["frames"], first[0]["frames"])
 
 
-def test_images_come_as_videos_of_one_frame_with_their_caption():
-    source = captioned()
+def test_images_come_as_videos_of_one_frame_with_their_caption(monkeypatch):
+    monkeypatch.setitem(cutout.NUM_IMAGES, "train", 3)
     captions = {cutout.image_caption("train", i) for i in range(3)}
-    few = dataclasses.replace(source, images=sources.Remembered(source.images, 3))
+    few = captioned()
     for i in range(4):
         example = few[i]
         assert example["frames"].shape == (1, 48, 48, 3)
@@ -77,15 +77,6 @@ def test_captions_are_dropped_at_the_rate_asked_for(monkeypatch):
     source = captioned(caption_drop_prob=0.25)
     dropped = [not source[i]["tokens"].any() for i in range(1000)]
     assert abs(np.mean(dropped) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
-
-
-def test_remembered_images_are_drawn_once_and_stay_the_same(monkeypatch):
-    images = sources.Remembered(sources.CutoutImages("train"), 4)
-    first = images.image(2, 16, cutout.WHOLE)
-    np.testing.assert_array_equal(first, cutout.image("train", 2, 16))
-    monkeypatch.setattr(cutout, "image", None)
-    np.testing.assert_array_equal(images.image(2, 16, cutout.WHOLE), first)
-    assert len(images) == 4
 
 
 @pytest.mark.parametrize("step", [0, 300, 1000, 5000])
@@ -154,7 +145,7 @@ def test_windows_stay_inside_and_fall_on_pixels():
 @pytest.mark.parametrize("kind", ["images", "videos"])
 def test_a_config_makes_its_source(kind):
     config = dict(split="test", seed=3, batch_size=2, size=64, crop=32, caption_drop_prob=0.5)
-    config |= {kind: "cutout", "fps_start": [3.0, 1.0], "fps_end": [1.0, 1.0], "remember": 10}
+    config |= {kind: "cutout", "fps_start": [3.0, 1.0], "fps_end": [1.0, 1.0]}
     source = sources.make(config, 4, 100, tokenizer)
     assert source[5]["frames"].shape == (1 if kind == "images" else 4, 32, 32, 3)
     assert source.crop == 32

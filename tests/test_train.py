@@ -1,15 +1,16 @@
 import importlib
+import itertools
 import signal
 
 import jax
 import jax.numpy as jnp
-import noise
 import numpy as np
 import pytest
 
+import noise
 import tiny
 from mav import cascade as cascade_lib
-from mav import checkpoint, export, stages, train
+from mav import checkpoint, export, sharding, stages, train
 from mav import params as params_lib
 
 
@@ -29,7 +30,8 @@ def small(stage, phase, parents, num_steps=4):
             config[name] = tiny.CONFIGS[stage][name] if phase == "video" or name != "frames" else 1
     if "inputs" in config:
         config.inputs.update(tiny.INPUTS)
-    config.data.update(dict(batch_size=2, size=16, crop=config.get("size", 8), prefetch=2))
+    size = config.get("size", 8)
+    config.data.update(dict(batch_size=2, size=size, crop=size, prefetch=2))
     if "images" in config.data:
         config.data.update(dict(max_tokens=12))
     if stage == "clip":
@@ -61,13 +63,30 @@ def newest(workdir):
         return manager.restore(manager.latest_step(), args=args).state
 
 
+def stopping(calls, function):
+    """The function, with SIGTERM at one of its calls."""
+    count = itertools.count(1)
+
+    def call(*args):
+        if next(count) == calls:
+            signal.raise_signal(signal.SIGTERM)
+        return function(*args)
+
+    return call
+
+
 STAGES = [("clip", "image"), ("prior", "image"), ("decoder", "video"), ("sr_256", "video")]
 
 
 @pytest.mark.parametrize(("stage", "phase"), STAGES)
-def test_stop_and_resume_equals_never_stopping_bit_for_bit(stage, phase, parents, tmp_path):
+def test_stop_and_resume_equals_never_stopping_bit_for_bit(
+    stage, phase, parents, tmp_path, monkeypatch
+):
     train.run(small(stage, phase, parents), tmp_path / "whole")
-    train.run(small(stage, phase, parents, num_steps=2), tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", stopping(2, sharding.shard_batch))
+        train.run(small(stage, phase, parents), tmp_path / "parts")
+    assert int(newest(tmp_path / "parts")["step"]) == 2
     train.run(small(stage, phase, parents), tmp_path / "parts")
     whole, parts = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert int(whole["step"]) == 4
@@ -75,13 +94,7 @@ def test_stop_and_resume_equals_never_stopping_bit_for_bit(stage, phase, parents
 
 
 def test_a_terminated_run_saves_where_it_is(parents, tmp_path, monkeypatch):
-    step = stages.loss
-
-    def terminate(*args):
-        signal.raise_signal(signal.SIGTERM)
-        return step(*args)
-
-    monkeypatch.setattr(stages, "loss", terminate)  # runs while the first step is traced
+    monkeypatch.setattr(sharding, "shard_batch", stopping(1, sharding.shard_batch))
     train.run(small("sr_768", "image", parents), tmp_path)
     assert int(newest(tmp_path)["step"]) == 1
 
