@@ -26,6 +26,7 @@ def here(tmp_path, monkeypatch):
 
 def refused(capsys, *arguments):
     """Runs a command that must fail; returns its one line."""
+    capsys.readouterr()
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error

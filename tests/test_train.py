@@ -133,7 +133,8 @@ def test_a_small_decoder_learns_one_batch(parents):
     stage = stages.build(checkpoint.to_json(config))
     loaded = cascade_lib.load(parents)
     frozen = {"clip": (loaded.stages["clip"], loaded.params["clip"])}
-    frames = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8, 3)).astype(np.uint8)
+    colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 1, 3)).astype(np.uint8)
+    frames = np.broadcast_to(colours, (4, 1, 8, 8, 3))
     config.optimizer.learning_rate = 1e-2
     optimizer = train.make_optimizer(config.optimizer)
     params = stages.init_params(stage, jax.random.key(0))
@@ -148,11 +149,11 @@ def test_a_small_decoder_learns_one_batch(parents):
         batch = dict(frames=jnp.asarray(frames))
         return train.train_step(stage, options, optimizer, 0.9, state, batch, weights, names, key)
 
-    for _ in range(150):
+    for _ in range(200):
         state, metrics = step(state)
         losses.append(float(metrics["mse"]))
-    # At most timesteps, a network that learned nothing is left with the variance of the pixels.
-    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
+    # A network that learned nothing is left with the variance of the pixels.
+    assert np.mean(losses[-20:]) < 0.2 * np.mean(losses[:5])
 
 
 def test_finished_runs_become_a_cascade_that_samples(parents, tmp_path):

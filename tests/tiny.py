@@ -11,9 +11,9 @@ from mav import cascade, stages, tokenizer
 TEXTS = ["a red ball over a green meadow", "snowy hills with a blue bird"]
 DIFFUSION = dict(schedule="cosine", num_timesteps=1000, prediction="x0")
 INPUTS = dict(embedding_features=8, text_features=8, max_tokens=12)
-UNET = dict(width=8, multipliers=[1, 2], depth=1, groups=4, head_dim=4, patch=1)
+UNET = dict(width=8, multipliers=[1], depth=1, groups=4, head_dim=4, patch=1)
 VIDEO = dict(
-    UNET, image_tokens=2, context_features=8, attention_levels=[1], temporal=True, fps=True
+    UNET, image_tokens=2, context_features=8, attention_levels=[0], temporal=True, fps=True
 )
 BPE = tokenizer.train(TEXTS, 600)
 
