@@ -58,5 +58,5 @@ def get_process() -> ConfigDict:
     p.schedule = "cosine"
     p.num_timesteps = 1000
     p.prediction = "x0"  # behind a space-to-depth stem eps and v leave noise
-    p.snr_cap = 25.0
+    p.weight_cap = 25.0
     return p

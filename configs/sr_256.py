@@ -52,5 +52,5 @@ def get_process() -> ConfigDict:
     p.schedule = "cosine"
     p.num_timesteps = 1000
     p.prediction = "x0"
-    p.snr_cap = 5.0
+    p.weight_cap = 5.0
     return p

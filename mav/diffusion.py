@@ -77,8 +77,9 @@ class Process:
     prediction: what the network outputs, "eps", "x0" or "v".
     variance: of the reverse process in DDPM sampling; "learned_range" adds as many output
       channels (Improved DDPM Eq. 15) and trains them by the variational bound (hybrid loss).
-    snr_cap: None weighs every timestep's eps error alike (DDPM Eq. 14). A number weighs the x0
-      error by min(SNR, cap), whatever the network predicts (Hang et al. 2023).
+    weight_cap: None weighs the error of what is predicted alike at all timesteps (DDPM Eq. 14). A
+      number weighs the x0 error by 1 / sigma^2, the weight of v (Salimans & Ho 2022), but at most
+      by it. Never by less than 1: at much noise the condition is all there is to learn from.
     clip: x0 is kept in [-clip, clip] while sampling; None leaves it free.
     dynamic_threshold: percentile in (0, 1) of |x0| to which a sample is scaled back instead of
       clipped (Imagen §2.3); None clips.
@@ -87,7 +88,7 @@ class Process:
     schedule: Schedule = Schedule()
     prediction: str = "eps"
     variance: str = "fixed_small"
-    snr_cap: float | None = None
+    weight_cap: float | None = None
     clip: float | None = 1.0
     dynamic_threshold: float | None = None
 
@@ -158,10 +159,10 @@ class Process:
 
     def loss_weight(self, t: Int[Array, "b"]) -> Float[Array, "b"]:
         """Weight of the squared error of what the network predicts."""
-        if self.snr_cap is None:
+        if self.weight_cap is None:
             return jnp.ones(t.shape, jnp.float32)
         snr = self.schedule.snr(t)
-        weight = jnp.minimum(snr, self.snr_cap)  # of the x0 error
+        weight = jnp.minimum(snr + 1, self.weight_cap)  # of the x0 error
         return weight / {"x0": 1.0, "eps": snr, "v": snr + 1}[self.prediction]
 
     def variational_bound(

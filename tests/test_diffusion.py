@@ -100,8 +100,8 @@ def test_v_is_the_derivative_of_the_noisy_video_by_the_angle():
 
 
 @pytest.mark.parametrize("prediction", diffusion.PREDICTIONS)
-def test_a_cap_on_the_snr_weighs_the_same_error_of_x0_alike_in_all_predictions(prediction):
-    process = diffusion.Process(LINEAR, prediction, snr_cap=5.0)
+def test_capped_weights_weigh_the_same_error_of_x0_alike_in_all_predictions(prediction):
+    process = diffusion.Process(LINEAR, prediction, weight_cap=5.0)
     times = np.array([1, 30, 200, 400, 600])
     x0, eps = videos(1, times), videos(2, times)
     alpha, sigma = coefficients(LINEAR, times)
@@ -109,7 +109,7 @@ def test_a_cap_on_the_snr_weighs_the_same_error_of_x0_alike_in_all_predictions(p
     implied = (noised(LINEAR, x0, eps, times) - alpha * wrong) / sigma  # the noise if x0 were wrong
     output = {"x0": wrong, "eps": implied, "v": alpha * implied - sigma * wrong}[prediction]
     loss, _ = process.loss(output.astype(np.float32), x0, times, eps)
-    weight = np.minimum((alpha / sigma) ** 2, 5.0).ravel()
+    weight = np.minimum(1 / sigma**2, 5.0).ravel()
     error = ((wrong - x0) ** 2).mean((1, 2, 3, 4))
     np.testing.assert_allclose(loss, weight * error, rtol=1e-3)
 
