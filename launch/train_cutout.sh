@@ -5,7 +5,7 @@
 #
 # RUNS: folder of the runs (runs/cutout). CASCADE: folder to export to (mav/cascades/cutout).
 # Interrupt it whenever you like and call it again: each stage goes on from its last checkpoint, and
-# a finished one is passed over. About 10 hours on two CPU cores.
+# a finished one is passed over. Meant to take about 10 hours on two CPU cores; not yet run whole.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS=${1:-runs/cutout}

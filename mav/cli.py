@@ -239,11 +239,12 @@ def read_config(path: str, overrides: Sequence[str]):
         raise ValueError(f"config file {file} does not exist.")
     sys.path.insert(0, str(file.resolve().parent.parent))  # configs import each other
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    arguments = ["mav", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
-        values(["mav", f"--config={path}", *overrides])
+        values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"config {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"config {path}: {str(error).strip().splitlines()[-1]}") from error
     return values.config
 
 

@@ -85,12 +85,13 @@ def test_the_text_embedding_is_read_at_the_end_token_and_has_entries_of_mean_squ
 
 def test_embeddings_stay_as_they_come_where_the_network_says():
     network = TINY.clone(normalized=False)
-    text, _, _ = network.apply({"params": params()}, TOKENS, method="encode_text")
-    image = network.apply({"params": params()}, IMAGES, method="encode_image")
-    for found, scaled in ((text, encode_text(TOKENS)[0]), (image, encode_image(IMAGES))):
-        sizes = np.sqrt(np.mean(np.square(found), axis=1, keepdims=True))
-        assert (np.abs(sizes - 1) > 0.01).all()
-        np.testing.assert_allclose(found / sizes, scaled, atol=1e-4)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, params()["text"]["projection"])
+    twice = {**params(), "text": {**params()["text"], "projection": doubled}}
+    text = lambda network, params: network.apply(
+        {"params": params}, TOKENS, method=lambda clip, tokens: clip.encode_text(tokens)[0]
+    )
+    np.testing.assert_allclose(text(network, twice), 2 * text(network, params()), rtol=1e-5)
+    np.testing.assert_allclose(text(TINY, twice), text(TINY, params()), rtol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
@@ -119,14 +120,18 @@ def test_images_reach_the_tower_in_normalised_colours():
     colours = (IMAGES.astype(np.float64) + 1) / 2
     colours = (colours - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
     found = TINY.bind({"params": params()}).image(colours.astype(np.float32))
-    right = found / np.linalg.norm(found, axis=1, keepdims=True)
-    np.testing.assert_allclose(encode_image(IMAGES), right, atol=1e-5)
+    plain = TINY.clone(normalized=False)
+    plain = plain.apply({"params": params()}, IMAGES, method="encode_image")
+    np.testing.assert_allclose(plain, found, atol=1e-5)
+    right = found / np.sqrt(np.mean(found**2, axis=1, keepdims=True))
+    np.testing.assert_allclose(encode_image(IMAGES), right, atol=1e-4)
 
 
 def test_logits_are_scaled_cosines_with_texts_for_rows():
     logits = apply(TOKENS[:2], IMAGES, method="__call__")
     text, image = encode_text(TOKENS)[0][:2], encode_image(IMAGES)
-    cosines = [[np.dot(t, i) for i in image] for t in text]
+    size = np.linalg.norm
+    cosines = [[t @ i / (size(t) * size(i)) for i in np.asarray(image)] for t in np.asarray(text)]
     scale = np.exp(params()["logit_scale"])
     np.testing.assert_allclose(logits, scale * np.array(cosines), atol=1e-5)
 
