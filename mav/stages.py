@@ -106,12 +106,6 @@ def init_params(stage: Stage, key: Key[Array, ""]) -> Params:
     return network.init(key, video, t, **cond, **text)["params"]
 
 
-def image_form(stage: Stage) -> Stage:
-    """The image network whose parameters are a part of the stage's (MAV §3.1)."""
-    network = stage.network.clone(temporal=False, fps=False, keyframes=False)
-    return dataclasses.replace(stage, network=network, frames=1)
-
-
 # Conditions
 
 
