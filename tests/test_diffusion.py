@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,19 @@ def test_the_bound_is_the_divergence_of_two_gaussians_in_bits():
     guessed = beta ** ((channels + 1) / 2) * variance ** ((1 - channels) / 2)
     kl = 0.5 * (np.log(guessed / variance) + (variance + (mean(x0) - guess) ** 2) / guessed - 1)
     np.testing.assert_allclose(parts["vlb"], kl.mean() / np.log(2), rtol=1e-4)
+
+
+def test_the_bound_at_the_last_step_is_a_likelihood_under_the_variance_of_the_step_before():
+    t = np.array([0])
+    x0 = (np.random.default_rng(0).integers(1, 255, (1, 1, 4, 4, 3)) / 127.5 - 1).astype(np.float32)
+    eps, eps_hat = videos(1, t)[:, :1], videos(2, t)[:, :1]
+    _, parts = hybrid_parts(eps_hat, -np.ones_like(x0), x0, eps, t)
+    bar, bar_1 = COSINE.alpha_bars[:2]
+    variance = (1 - bar_1 / bar) * (1 - bar) / (1 - bar_1)  # at t = 0 it would be zero
+    mean = (noised(COSINE, x0, eps, t) - np.sqrt(1 - bar) * eps_hat) / np.sqrt(bar)
+    below = np.vectorize(lambda x: (1 + math.erf(x / np.sqrt(2 * variance))) / 2)
+    likelihood = below(x0 - mean + 1 / 255) - below(x0 - mean - 1 / 255)
+    np.testing.assert_allclose(parts["vlb"], -np.log2(likelihood).mean(), rtol=1e-3)
 
 
 def test_the_hybrid_loss_adds_a_thousandth_of_the_bound_over_all_timesteps():

@@ -238,6 +238,24 @@ def test_a_fault_fails_its_line(fault, caught, untouched, judge, videos, records
     assert not untouched & found
 
 
+def test_nothing_seen_gives_no_credit_for_composition_or_motion(judge, records):
+    grey = np.full((FRAMES, 64, 64, 3), 128, np.uint8)
+    blank = [
+        record | dict(generated=protocol.judged(judge, grey, prompt, FPS))
+        for record, prompt in zip(records, PROMPTS, strict=True)
+        if prompt.object not in ("house", judge_name(judge, grey))
+    ]
+    lines = {line.name: line.passed for line in protocol.verdict(protocol.summarise(blank))}
+    assert lines["object recognised"] is False
+    assert lines["seen less held-out pairs, object and colour"] is None
+    assert lines["range of what moves"] is None
+
+
+def judge_name(judge, frames):
+    """What the judge takes most frames for."""
+    return cutout.OBJECTS[np.bincount(judge(frames).object).argmax()]
+
+
 # The run.
 
 
@@ -252,7 +270,8 @@ def test_a_run_writes_a_report_and_says_how_to_draw_a_video_again(tmp_path, judg
     assert [(p["text"], p["seed"]) for p in written["prompts"]] == world.asked
     assert told == [("evaluate", done, 3) for done in range(4)]
     page = (tmp_path / "a" / "b" / "report.md").read_text()
-    assert world.asked[0][0] in page
+    assert "3 prompts, 4 frames of 64 x 64 at 3 fps, seed 2" in page
+    assert report["passed"] is None  # too few prompts for every line, and no line fails
     assert "| houses stand still | range at most 0.05 | not measured | - |" in page
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == [
         "report.json",
