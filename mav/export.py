@@ -55,9 +55,10 @@ def stage_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(stage: stages.Stage, config: Mapping[str, Any]) -> dict[str, Any]:
     """Where a stage's weights come from."""
+    data = pathlib.PurePath(config["data"].get("images") or config["data"]["videos"])
     return dict(
         step=config["step"],
         seed=config["seed"],
         batch_size=config["data"]["batch_size"],
-        data=config["data"].get("images") or config["data"]["videos"],
+        data="/".join(data.parts[-3:]),  # a prepared set's name, size and version, or a name
     )
