@@ -58,11 +58,18 @@ def cutout_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int)
     c.data.threads = 1  # two cores are best left to the network
     c.data.prefetch = 64  # examples
     if kind == "images":
-        c.data.max_tokens = 32
         c.data.caption_drop_prob = 0.0
     else:
         c.data.fps_start = (3.0, 1.0)  # Beta over 1..30: little motion at first (MAV §3.4)
         c.data.fps_end = (0.6, 1.2)
+
+
+def real_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int) -> None:
+    """As `cutout_data`, of a set that --config.data.images or --config.data.videos names."""
+    cutout_data(c, kind, batch_size, size, crop)
+    c.data[kind] = config_dict.placeholder(str)
+    c.data.threads = 16
+    c.data.prefetch = 1024
 
 
 def cutout_optimizer(c: ConfigDict, learning_rate: float) -> None:

@@ -4,59 +4,83 @@
         --workdir runs/decoder_image
     mav train --config configs/decoder.py:cutout,video --config.clip=runs/clip \
         --config.init=runs/decoder_image --workdir runs/decoder
+
+Sizes: cutout; karlo, to start from converted weights (--config.clip and --config.init take the
+cascade's folder); paper. The last two have not been run.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+NETWORKS = dict(
+    cutout=dict(  # the stem leaves few pixels with many channels, which are fast on a CPU
+        width=48, multipliers=(2, 3), depth=1, attention_levels=(1,), head_dim=48, groups=16,
+        patch=4, image_tokens=4, context_features=96,
+    ),
+    karlo=dict(  # UNCLIP.md 2.2: 885.4M parameters, 1.15B with time layers
+        width=320, multipliers=(1, 2, 3, 4), depth=3, attention_levels=(1, 2, 3), head_dim=64,
+        groups=32, dropout=0.1, image_tokens=4, context_features=1536, text=True,
+    ),
+    paper=dict(  # unCLIP's width and depth; with time layers 3.0B of the paper's 3.1B
+        width=512, multipliers=(1, 2, 3, 4), depth=3, attention_levels=(1, 2, 3), head_dim=64,
+        groups=32, dropout=0.1, image_tokens=4, context_features=2048,
+    ),
+)  # fmt: skip
+INPUTS = dict(  # what CLIP tells
+    cutout=dict(embedding_features=128),
+    karlo=dict(embedding_features=768, text_features=768, max_tokens=77),
+    paper=dict(embedding_features=1024),
+)
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    _, phase = common.parse(arg, sizes=("cutout",), phases=("image", "video"))
+    size, phase = common.parse(arg, sizes=tuple(NETWORKS), phases=("image", "video"))
+    video = phase == "video"
     c = common.get_base()
     c.stage = "decoder"
     c.size = 64  # pixels
-    c.frames = 16 if phase == "video" else 1
-    if phase == "video":
-        common.cutout_data(c, "videos", batch_size=4, size=64, crop=64)
+    c.frames = 16 if video else 1
+    if video:
         c.init_stage = "decoder"
-    else:
-        common.cutout_data(c, "images", batch_size=32, size=64, crop=64)
 
-    c.inputs = ConfigDict(dict(embedding_features=128))
-    c.network = get_network(temporal=phase == "video")
-    c.process = get_process()
+    kind = "videos" if video else "images"
+    if size == "cutout":
+        common.cutout_data(c, kind, batch_size=4 if video else 32, size=64, crop=64)
+    else:
+        common.real_data(c, kind, batch_size=512 if video else 2048, size=64, crop=64)
+        if not video:
+            c.data.caption_drop_prob = 0.3  # Karlo; without text in the network it does nothing
+
+    c.inputs = ConfigDict(INPUTS[size])
+    c.network = get_network(size, temporal=video)
+    c.process = get_process(size)
     c.loss.cond_drop_prob = 0.1  # unCLIP, appendix C
 
-    common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 12_000 if phase == "image" else 4_000
-    c.save_every = 500
-    c.eval.every = 1000 if phase == "image" else 500
+    if size == "cutout":
+        common.cutout_optimizer(c, learning_rate=6e-4)
+        c.num_steps = 4_000 if video else 12_000
+        c.save_every = 500
+        c.eval.every = 500 if video else 1000
+    else:
+        c.num_steps = 100_000 if video else 800_000  # the paper leaves the first open
     return c
 
 
-def get_network(temporal: bool) -> ConfigDict:
+def get_network(size: str, temporal: bool) -> ConfigDict:
     """The U-Net of decoder and interpolation."""
-    n = ConfigDict()
-    n.width = 48
-    n.multipliers = (2, 3)  # at 16x16 and 8x8 after the stem
-    n.depth = 1
-    n.attention_levels = (1,)
-    n.head_dim = 48
-    n.groups = 16
-    n.patch = 4  # few pixels with many channels are fast on a CPU
-    n.image_tokens = 4
-    n.context_features = 96
-    n.temporal = temporal
-    n.fps = temporal
-    return n
+    return ConfigDict(dict(NETWORKS[size], temporal=temporal, fps=temporal))
 
 
-def get_process() -> ConfigDict:
+def get_process(size: str) -> ConfigDict:
     """The diffusion process of decoder and interpolation."""
     p = ConfigDict()
     p.schedule = "cosine"
     p.num_timesteps = 1000
-    p.prediction = "x0"  # behind a space-to-depth stem eps and v leave noise
-    p.weight_cap = 25.0
+    if size == "cutout":
+        p.prediction = "x0"  # behind a space-to-depth stem eps and v leave noise
+        p.weight_cap = 25.0
+    else:
+        p.prediction = "eps"
+        p.variance = "learned_range"
     return p

@@ -3,54 +3,71 @@
     mav train --config configs/sr_256.py:cutout,image --workdir runs/sr_256_image
     mav train --config configs/sr_256.py:cutout,video --config.init=runs/sr_256_image \
         --workdir runs/sr_256
+
+Sizes: cutout; karlo, to start from converted weights; paper. The last two have not been run.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+NETWORKS = dict(
+    cutout=dict(  # at 32x32 after the stem
+        width=40, multipliers=(2,), depth=1, groups=16, patch=8, aug_level=True,
+    ),
+    karlo=dict(  # UNCLIP.md 2.2: 691.6M parameters, 0.87B with time layers
+        width=320, multipliers=(1, 2, 3, 4), depth=3, groups=32, scale_shift=False,
+    ),
+    paper=dict(  # unCLIP's depth; 400 wide for the paper's 1.4B with time layers, 320 has 0.87B
+        width=400, multipliers=(1, 2, 3, 4), depth=3, groups=16, scale_shift=False, dropout=0.1,
+        aug_level=True,
+    ),
+)  # fmt: skip
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    _, phase = common.parse(arg, sizes=("cutout",), phases=("image", "video"))
+    size, phase = common.parse(arg, sizes=tuple(NETWORKS), phases=("image", "video"))
     video = phase == "video"
     c = common.get_base()
     c.stage = "sr_256"
     c.size = 256  # pixels
     c.low_size = 64
-    c.frames = 8 if video else 1
     if video:
-        common.cutout_data(c, "videos", batch_size=4, size=256, crop=128)
-        c.data.fps_start = c.data.fps_end = (1.2, 1.2)  # around 15 fps, which it is given
         c.init_stage = "sr_256"
+
+    kind = "videos" if video else "images"
+    if size == "cutout":
+        c.frames = 8 if video else 1
+        common.cutout_data(c, kind, batch_size=4 if video else 16, size=256, crop=128)
     else:
-        common.cutout_data(c, "images", batch_size=16, size=256, crop=128)
+        c.frames = 16 if video else 1
+        common.real_data(c, kind, batch_size=256 if video else 1024, size=256, crop=64)
+    if video:
+        c.data.fps_start = c.data.fps_end = (1.2, 1.2)  # around 15 fps, which it is given
 
-    c.network = ConfigDict()
-    c.network.width = 40
-    c.network.multipliers = (2,)  # at 32x32 after the stem
-    c.network.depth = 1
-    c.network.groups = 16
-    c.network.patch = 8
-    c.network.low_res = True
-    c.network.aug_level = True
-    c.network.temporal = video
+    c.network = ConfigDict(dict(NETWORKS[size], low_res=True, temporal=video))
+    c.process = get_process(size)
+    c.loss.max_aug_level = dict(cutout=200, karlo=0, paper=200)[size]  # timesteps
 
-    c.process = get_process()
-    c.loss.max_aug_level = 200  # timesteps
-
-    common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 3000 if phase == "image" else 600
-    c.save_every = 250
-    c.eval.every = 1000
-    c.eval.num_steps = 4
+    if size == "cutout":
+        common.cutout_optimizer(c, learning_rate=6e-4)
+        c.num_steps = 600 if video else 3000
+        c.save_every = 250
+        c.eval.every = 1000
+        c.eval.num_steps = 4
+    else:
+        c.num_steps = 100_000 if video else 1_000_000  # the paper leaves the first open
     return c
 
 
-def get_process() -> ConfigDict:
+def get_process(size: str) -> ConfigDict:
     """The diffusion process of both super-resolutions."""
     p = ConfigDict()
     p.schedule = "cosine"
     p.num_timesteps = 1000
-    p.prediction = "x0"
-    p.weight_cap = 5.0
+    if size == "cutout":
+        p.prediction = "x0"
+        p.weight_cap = 5.0
+    else:
+        p.prediction = "eps"
     return p

@@ -1,37 +1,50 @@
 """Super-resolution to 768x768, frame by frame, on crops of images (MAV §3.2.2).
 
-mav train --config configs/sr_768.py:cutout --workdir runs/sr_768
+    mav train --config configs/sr_768.py:cutout --workdir runs/sr_768
+
+Sizes: cutout; karlo, which can start from the converted sr_256 (--config.init_stage=sr_256), since
+Karlo ends at 256x256; paper. The last two have not been run.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, sr_256
 
+NETWORKS = dict(
+    cutout=dict(  # at 64x64 after the stem
+        width=40, multipliers=(1,), depth=1, groups=8, patch=12, aug_level=True,
+    ),
+    karlo=sr_256.NETWORKS["karlo"],
+    paper=dict(  # 0.7B, as the first of unCLIP's two
+        width=320, multipliers=(1, 2, 3, 4), depth=3, groups=32, scale_shift=False, aug_level=True,
+    ),
+)  # fmt: skip
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    common.parse(arg, sizes=("cutout",), phases=("image",))
+    size, _ = common.parse(arg, sizes=tuple(NETWORKS), phases=("image",))
     c = common.get_base()
     c.stage = "sr_768"
+    c.init_stage = "sr_768"
     c.size = 768  # pixels
     c.low_size = 256
 
-    common.cutout_data(c, "images", batch_size=16, size=768, crop=192)  # a quarter, as unCLIP
+    if size == "cutout":
+        common.cutout_data(c, "images", batch_size=16, size=768, crop=192)  # a quarter, as unCLIP
+    else:
+        common.real_data(c, "images", batch_size=512, size=768, crop=192)
 
-    c.network = ConfigDict()
-    c.network.width = 40
-    c.network.multipliers = (1,)  # at 64x64 after the stem
-    c.network.depth = 1
-    c.network.groups = 8
-    c.network.patch = 12
-    c.network.low_res = True
-    c.network.aug_level = True
+    c.network = ConfigDict(dict(NETWORKS[size], low_res=True))
+    c.process = sr_256.get_process(size)
+    c.loss.max_aug_level = dict(cutout=100, karlo=0, paper=100)[size]  # timesteps
 
-    c.process = sr_256.get_process()
-    c.loss.max_aug_level = 100  # timesteps
-
-    common.cutout_optimizer(c, learning_rate=6e-4)
-    c.num_steps = 2500
-    c.save_every = 250
-    c.eval.every = 1000
-    c.eval.num_steps = 2
+    if size == "cutout":
+        common.cutout_optimizer(c, learning_rate=6e-4)
+        c.num_steps = 2500
+        c.save_every = 250
+        c.eval.every = 1000
+        c.eval.num_steps = 2
+    else:
+        c.optimizer.learning_rate = 1e-4
+        c.num_steps = 1_000_000
     return c

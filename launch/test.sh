@@ -3,6 +3,8 @@
 #
 #   bash launch/test.sh                     all but the slow ones
 #   bash launch/test.sh -m slow             the slow ones
+#   bash launch/test.sh --parity            networks against diffusers and transformers, which this
+#                                           installs into .venv beside the rest (torch is large)
 #   bash launch/test.sh tests/test_media.py -k gif
 set -euo pipefail
 
@@ -12,6 +14,13 @@ bash launch/setup.sh test
 echo "test: ruff checks the style"
 .venv/bin/python -m ruff check
 .venv/bin/python -m ruff format --check
+
+if [[ ${1:-} == --parity ]]; then
+  shift
+  echo "test: installing what requirements/parity.txt names"
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements/parity.txt
+  set -- tests/test_convert.py --parity -k live "$@"
+fi
 
 select=(-m "not slow")
 for argument in "$@"; do

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from tqdm.auto import tqdm
 
-from mav import clip, media, samplers, stages
+from mav import clip, media, samplers, stages, tokenizer
 from mav import params as params_lib
-from mav.tokenizer import Tokenizer
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1  # of the folder
+SAMPLED = ("prior", "decoder", "interpolation", "sr_256", "sr_768")
 PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
 
 
@@ -60,11 +61,10 @@ class Settings:
             table = getattr(self, name)
             if isinstance(table, Mapping):
                 value = value if isinstance(value, Mapping) else {"decoder": value}
-                unknown = sorted(set(value) - set(stages.STAGES))
+                unknown = sorted(set(value) - set(SAMPLED))
                 if unknown:
                     raise ValueError(
-                        f"{name} names the stage {unknown[0]!r}; choose among "
-                        f"{', '.join(stages.STAGES[1:])}."
+                        f"{name} names the stage {unknown[0]!r}; choose among {', '.join(SAMPLED)}."
                     )
                 value = {**table, **value}
             values[name] = value
@@ -117,7 +117,7 @@ class Cascade:
     name: str
     stages: Mapping[str, stages.Stage]
     params: Mapping[str, stages.Params]
-    tokenizer: Tokenizer
+    tokenizer: tokenizer.Tokenizer
     settings: Settings
     provenance: Mapping[str, Any]
 
@@ -128,7 +128,12 @@ class Cascade:
         progress: Progress | None = None,
         **settings: Any,
     ) -> UInt8[np.ndarray, "f h w 3"]:
-        """A video of the prompt. settings: changes to `self.settings`, see `Settings`."""
+        """A video of the prompt. settings: changes to `self.settings`, see `Settings`.
+
+        Warns of what `remarks` finds in the prompt.
+        """
+        for remark in self.remarks(prompt):
+            warnings.warn(remark, stacklevel=2)
         return np.concatenate(list(self.stream(prompt, seed, progress, **settings)))
 
     def text_to_image(
@@ -184,6 +189,20 @@ class Cascade:
             self._table(stage, settings)
         return settings
 
+    def remarks(self, prompt: str) -> list[str]:
+        """What of a prompt this cascade cannot take in: the end that is cut off, unknown words."""
+        found = []
+        cut = self.tokenizer.cut(prompt)
+        if cut:
+            found.append(f"the prompt is too long; left out: {cut!r}")
+        seen = self.provenance.get("words")
+        unknown = [w for w in dict.fromkeys(tokenizer.words(prompt)) if seen and w not in seen]
+        if unknown:
+            shows = self.provenance.get("shows", {"words": seen})
+            known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in shows.items())
+            found.append(f"{self.name} has never seen {', '.join(unknown)}. It knows {known}.")
+        return found
+
     def output_fps(self, settings: Settings) -> float:
         """Frames per second at which the video plays in real time."""
         interpolated = settings.frames > self.stages["decoder"].frames
@@ -210,7 +229,7 @@ class Cascade:
 
     def _stream(self, prompt, settings, report, keys):
         image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
-        video = self.decode(image_embedding, keys["decoder"], settings, report)
+        video = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
         path = self._path(settings)
         if "interpolation" in path:
             video = self.interpolate(video, keys["interpolation"], settings, report)
@@ -225,21 +244,25 @@ class Cascade:
         self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
     ) -> Float[Array, "1 d"]:
         """The image embedding that the prior imagines for a prompt (P)."""
-        clip_stage, clip_params = self.stages["clip"], self.params["clip"]
-        tokens = self.tokenizer([prompt, ""])
-        text = _embed_text(clip_stage, clip_params, tokens)
-        repeated = lambda i: {
-            name: jnp.repeat(value[i : i + 1], settings.candidates, axis=0)
-            for name, value in text.items()
-        }
-        shape = (settings.candidates, clip_stage.network.embedding_features)
-        found = self._sample("prior", key, shape, repeated(0), repeated(1), settings, report)
+        cond, null = self.embed_text(prompt, settings.candidates)
+        network = self.stages["clip"].network
+        shape = (settings.candidates, network.embedding_features)
+        found = self._sample("prior", key, shape, cond, null, settings, report)
         prior, params = self.stages["prior"].network, self.params["prior"]
         found = prior.apply({"params": params}, found, method="unwhiten")
-        if clip_stage.network.normalized:
+        if network.normalized:
             found = clip.normalize(found)
-        best = jnp.argmax(found @ text["text_embedding"][0])
+        best = jnp.argmax(found @ cond["text_embedding"][0])
         return found[best][None]
+
+    def embed_text(self, prompt: str, batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What networks are told of a prompt and, for guidance, of an empty one, `batch` times."""
+        tokens = self.tokenizer([prompt, ""])
+        text = _embed_text(self.stages["clip"], self.params["clip"], tokens)
+        repeated = lambda i: {
+            name: jnp.repeat(value[i : i + 1], batch, axis=0) for name, value in text.items()
+        }
+        return repeated(0), repeated(1)
 
     def decode(
         self,
@@ -247,8 +270,12 @@ class Cascade:
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
+        prompt: str = "",
     ) -> Float[Array, "b f 64 64 3"]:
-        """Videos that begin with an image of the given embedding (D^t); one frame if so set."""
+        """Videos that begin with an image of the given embedding (D^t); one frame if so set.
+
+        prompt: read by networks that take text beside the embedding, as Karlo's; MAV's does not.
+        """
         stage = self.stages["decoder"]
         b = len(image_embedding)
         frames = min(settings.frames, stage.frames)
@@ -256,6 +283,9 @@ class Cascade:
         if stage.network.fps:
             cond["fps"] = jnp.full(b, settings.fps)
         null = dict(drop_image=jnp.ones(b, bool))
+        if stage.network.text:
+            text, no_text = self.embed_text(prompt, b)
+            cond, null = cond | text, null | no_text
         shape = (b, frames, stage.size, stage.size, 3)
         return self._sample("decoder", key, shape, cond, null, settings, report)
 
@@ -345,7 +375,6 @@ class Cascade:
 
     def _sample(self, name, key, shape, cond, null, settings, report):
         """Runs one stage's sampler in pieces of one network call, reporting after each."""
-        stage = self.stages[name]
         rows = self._table(name, settings)
         scale = float(settings.guidance_scale.get(name, 1.0))
         # Every frame of sr_768 sees the same noise, or details flicker (MAV §3.2.2).
@@ -356,9 +385,19 @@ class Cascade:
         report(name, 0, num_steps)
         for i in range(num_steps):
             row = {column: values[i : i + 1] for column, values in rows.items()}
-            keeps = "mask" in cond
+            used = name
+            if i == num_steps - 1 and f"{name}_last" in self.stages:
+                used = f"{name}_last"
             state = _advance(
-                stage, scale, noise_shape, keeps, state, row, self.params[name], cond, null
+                self.stages[used],
+                scale,
+                noise_shape,
+                "mask" in cond,
+                state,
+                row,
+                self.params[used],
+                cond,
+                null,
             )
             jax.block_until_ready(state.x)
             report(name, i + 1, num_steps)
@@ -425,6 +464,6 @@ def load(name_or_path: str | os.PathLike = "cutout", dtype: jnp.dtype = jnp.floa
         built[name] = stage
         shapes = jax.eval_shape(functools.partial(stages.init_params, stage), jax.random.key(0))
         params[name] = params_lib.load(root / name / "params.safetensors", shapes)
-    tokenizer = Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
+    bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
     settings = Settings(**index["settings"])
-    return Cascade(index["name"], built, params, tokenizer, settings, index["provenance"])
+    return Cascade(index["name"], built, params, bpe, settings, index["provenance"])

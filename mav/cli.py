@@ -1,6 +1,7 @@
-"""The command line: `mav sample | train | export | evaluate | data`."""
+"""The command line: `mav sample | train | export | convert | evaluate | data`."""
 
 import argparse
+import math
 import os
 import pathlib
 import sys
@@ -67,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("prompt", help="what should be seen")
     sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
-    sub.add_argument("--out", help=".mp4, .gif or .webp; after the prompt if left out")
+    sub.add_argument("--out", help=".mp4, .gif or .webp; named after the prompt if left out")
     sub.add_argument("--seed", type=int, default=0, help="other seeds, other videos (0)")
     sub.add_argument("--num", type=int, default=1, help="how many videos, seeds counting up (1)")
     sub.add_argument(
@@ -75,7 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
-    sub.add_argument("--frames", type=int, help="1, 16 or 76")
+    sub.add_argument("--frames", type=int, help="16 or 76")
+    sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
     sub.add_argument("--candidates", type=int, help="samples of the prior, of which one is taken")
     for table, kind in TABLES.items():
         sub.add_argument(
@@ -123,6 +125,20 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
     sub.add_argument("--seed", type=int, default=0)
 
+    convert = commands.add_parser("convert", help="turn released weights into a cascade folder")
+    kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
+    sub = kinds.add_parser(
+        "unclip",
+        help="an unCLIP pipeline of diffusers, such as Karlo",
+        epilog="example:\n  mav convert unclip karlo-v1-alpha cascades/karlo \\\n"
+        "      --image_encoder karlo-v1-alpha-image-variations",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("source", help="the pipeline's folder, with model_index.json")
+    sub.add_argument("cascade", help="cascade folder to be made")
+    sub.add_argument("--image_encoder", help="folder of CLIP's image tower, to train on videos")
+    sub.set_defaults(run=convert_unclip)
+
     data = commands.add_parser("data", help="build data sets").add_subparsers(
         dest="action", required=True, metavar="action"
     )
@@ -167,28 +183,51 @@ def sample(options: argparse.Namespace) -> None:
     plain = ("fps", "frame_skip", "size", "frames", "candidates")
     changes = {name: getattr(options, name) for name in plain if getattr(options, name) is not None}
     changes |= {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
-    out = pathlib.Path(options.out or f"{slug(options.prompt)}.mp4")
+    if options.image and options.frames is not None:
+        raise ValueError(f"frames={options.frames} does not go with --image, which has one.")
+    if options.image:
+        changes["frames"] = 1
+    out = pathlib.Path(
+        options.out or f"{slug(options.prompt)}{'.png' if options.image else '.mp4'}"
+    )
     paths = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.num)]
     paths = paths if options.num > 1 else [out]
-    sheet_path = out.with_suffix(".png")
-    for path in (*paths, sheet_path):
-        media.check_writable(path)
+    sheet_path = out.with_suffix(".png") if options.num > 1 or not options.image else None
+    for path in paths:
+        media.check_writable(path, media.STILLS if options.image else media.MAX_FPS)
+    if sheet_path is not None:
+        media.check_writable(sheet_path)
     cascade = cascade_lib.load(options.cascade)
     settings = cascade.check(options.prompt, changes)
-    warn_of_unknown_words(cascade, options.prompt)
+    if settings.frames == 1 and not options.image:
+        raise ValueError("frames=1 makes an image; say so with --image.")
+    for remark in cascade.remarks(options.prompt):
+        print(f"warning: {remark}", file=sys.stderr)
 
     kept = []
     for i, path in enumerate(paths):
         shown = []
         metadata = dict(prompt=options.prompt, seed=str(options.seed + i), cascade=cascade.name)
-        with media.VideoWriter(path, cascade.output_fps(settings), metadata) as writer:
-            for piece in cascade.stream(options.prompt, options.seed + i, **changes):
-                writer.append(piece)
-                shown += [media.resize(frame[None], 192)[0] for frame in piece]
+        pieces = cascade.stream(options.prompt, options.seed + i, **changes)
+        if options.image:
+            image = next(pieces)[0]
+            media.write_image(path, image, metadata)
+            shown = [image]
+        else:
+            with media.VideoWriter(path, cascade.output_fps(settings), metadata) as writer:
+                for piece in pieces:
+                    writer.append(piece)
+                    shown += [media.resize(frame[None], 192)[0] for frame in piece]
         kept.append(np.stack(shown))
         print(path)
-    labels = [options.prompt] * len(kept)
-    media.write_image(sheet_path, media.contact_sheet(kept, columns=4, frames=16, labels=labels))
+    if sheet_path is None:
+        return
+    if options.image:
+        sheet = media.grid(np.concatenate(kept), columns=math.ceil(math.sqrt(len(kept))))
+    else:
+        labels = [options.prompt] * len(kept)
+        sheet = media.contact_sheet(kept, columns=4, frames=16, labels=labels)
+    media.write_image(sheet_path, sheet)
     print(sheet_path)
 
 
@@ -197,24 +236,6 @@ def slug(prompt: str) -> str:
     from mav import tokenizer
 
     return "-".join(tokenizer.words(prompt))[:60] or "video"
-
-
-def warn_of_unknown_words(cascade, prompt: str) -> None:
-    """Says on stderr what of a prompt a cascade cannot know, and what it does know."""
-    from mav import tokenizer
-
-    cut = cascade.tokenizer.cut(prompt)
-    if cut:
-        print(f"warning: the prompt is too long; left out: {cut!r}", file=sys.stderr)
-    seen = cascade.provenance.get("words")
-    unknown = [w for w in dict.fromkeys(tokenizer.words(prompt)) if seen and w not in seen]
-    if unknown:
-        shows = cascade.provenance.get("shows", {"words": seen})
-        known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in shows.items())
-        print(
-            f"warning: {cascade.name} has never seen {', '.join(unknown)}. It knows {known}.",
-            file=sys.stderr,
-        )
 
 
 def train(options: argparse.Namespace) -> None:
@@ -270,6 +291,13 @@ def evaluate(options: argparse.Namespace) -> None:
         frames=options.frames,
         seed=options.seed,
     )
+
+
+def convert_unclip(options: argparse.Namespace) -> None:
+    """`mav convert unclip`."""
+    from mav.convert import unclip
+
+    unclip.run(options.source, options.cascade, options.image_encoder)
 
 
 def build_data(options: argparse.Namespace) -> None:

@@ -93,7 +93,7 @@ class ImageTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and the temperature of the contrastive loss."""
+    """Both towers and the temperature of the contrastive loss, or the text tower alone."""
 
     embedding_features: int
     vocabulary_size: int
@@ -101,11 +101,12 @@ class CLIP(nn.Module):
     end_token: int
     text_width: int
     text_depth: int
-    image_size: int
-    patch: int
-    image_width: int
-    image_depth: int
-    head_dim: int = 64
+    text_head_dim: int = 64
+    image_size: int | None = None  # pixels; None leaves the image tower out
+    patch: int = 0
+    image_width: int = 0
+    image_depth: int = 0
+    image_head_dim: int = 64
     activation: str = "quick_gelu"
     # Embeddings get the length sqrt(features), entries of about 1, so that they weigh as much as
     # other inputs where they enter a network; Karlo works on them as they come.
@@ -122,17 +123,19 @@ class CLIP(nn.Module):
             self.end_token,
             self.text_width,
             self.text_depth,
-            self.head_dim,
+            self.text_head_dim,
             self.activation,
             self.dtype,
         )
+        if self.image_size is None:
+            return
         self.image = ImageTower(
             self.embedding_features,
             self.image_size,
             self.patch,
             self.image_width,
             self.image_depth,
-            self.head_dim,
+            self.image_head_dim,
             self.activation,
             self.dtype,
         )
@@ -165,3 +168,20 @@ class CLIP(nn.Module):
 def normalize(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
     """Scales vectors to length sqrt(d)."""
     return x / jnp.maximum(jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)), 1e-12)
+
+
+# Released models, as fields of `CLIP`: OpenAI's, and H/14 of LAION. All read the same 49408 tokens.
+_TEXT = dict(vocabulary_size=49408, max_tokens=77, end_token=49407)
+_BASE = dict(_TEXT, embedding_features=512, text_width=512, text_depth=12)
+_LARGE = dict(_TEXT, embedding_features=768, text_width=768, text_depth=12)
+_HUGE = dict(_TEXT, embedding_features=1024, text_width=1024, text_depth=24, activation="gelu")
+_L14 = dict(patch=14, image_width=1024, image_depth=24)
+MODELS = {
+    "ViT-B/32": dict(_BASE, image_size=224, patch=32, image_width=768, image_depth=12),
+    "ViT-B/16": dict(_BASE, image_size=224, patch=16, image_width=768, image_depth=12),
+    "ViT-L/14": dict(_LARGE, image_size=224, **_L14),
+    "ViT-L/14-336": dict(_LARGE, image_size=336, **_L14),
+    "ViT-H/14": dict(
+        _HUGE, image_size=224, patch=14, image_width=1280, image_depth=32, image_head_dim=80
+    ),
+}

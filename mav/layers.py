@@ -92,7 +92,7 @@ def temporal_convolution(
     return jax.lax.platform_dependent(x, kernel, cpu=matmul, default=folded)
 
 
-class Convolution(nn.Module):
+class Pseudo3DConv(nn.Module):
     """Pseudo-3D convolution: over the pixels of each frame, then over frames (MAV Eq. 2)."""
 
     features: int
@@ -190,6 +190,29 @@ class TemporalAttention(nn.Module):
         return x + rearrange(y, "(b h w) f c -> b f h w c", b=b, h=h)
 
 
+class SpaceTimeAttention(nn.Module):
+    """Attention over the pixels of each frame, then over frames (MAV Eq. 3)."""
+
+    head_dim: int
+    groups: int  # of the normalisation
+    temporal: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        context: Float[Array, "b n d"] | None = None,
+        context_mask: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b f h w c"]:
+        """context: tokens that every pixel sees too; context_mask: False hides one."""
+        space = SpatialAttention(self.head_dim, self.groups, self.dtype, name="space")
+        x = space(x, context, context_mask)
+        if self.temporal:
+            x = TemporalAttention(self.head_dim, self.dtype, name="time")(x)
+        return x
+
+
 def pool(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
     """Halves height and width by averaging."""
     return rearrange(x, "b f (h p) (w q) c -> b f h w p q c", p=2, q=2).mean((-3, -2))
@@ -219,7 +242,7 @@ class ResidualBlock(nn.Module):
         if self.resample is not None:
             resample = {"down": pool, "up": upsample}[self.resample]
             x, y = resample(x), resample(y)
-        y = Convolution(self.features, self.temporal, dtype=self.dtype, name="convolution_1")(y)
+        y = Pseudo3DConv(self.features, self.temporal, dtype=self.dtype, name="convolution_1")(y)
 
         size = self.features * (2 if self.scale_shift else 1)
         embedding = nn.Dense(size, dtype=self.dtype, name="embedding")(nn.silu(embedding))
@@ -231,7 +254,7 @@ class ResidualBlock(nn.Module):
             y = group_norm(y + embedding, self.groups, "norm_2")
 
         y = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(y))
-        y = Convolution(
+        y = Pseudo3DConv(
             self.features,
             self.temporal,
             kernel_init=nn.initializers.zeros,

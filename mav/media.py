@@ -85,8 +85,13 @@ def resize(
 # Writing.
 
 
-def check_writable(path: PathLike) -> pathlib.Path:
-    """The file that would be written, links followed. Raises OSError if nothing can be."""
+def check_writable(path: PathLike, kinds: Iterable[str] | None = None) -> pathlib.Path:
+    """The file that would be written, links followed. Raises OSError if nothing can be.
+
+    kinds: raises ValueError unless the name ends in one of these, such as `STILLS` or `MAX_FPS`.
+    """
+    if kinds is not None:
+        _check_suffix(pathlib.Path(path), kinds, "write")
     path = pathlib.Path(os.path.realpath(path))  # a link stays, what it points to is replaced
     folder = path.parent
     if not folder.is_dir():

@@ -3,14 +3,13 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import traverse_util
 
 Params = Mapping[str, Any]
@@ -34,11 +33,40 @@ def count(params: Params) -> int:
 
 def save(path: str | os.PathLike, params: Params, dtype: np.dtype = np.float32) -> None:
     """Writes a safetensors file, whole or not at all."""
+    flat = flatten(params)
+    header = {name: (np.dtype(dtype), leaf.shape) for name, leaf in flat.items()}
+    write(path, header, lambda name: np.asarray(flat[name], dtype))
+
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # of parameters, in safetensors
+
+
+def write(
+    path: str | os.PathLike,
+    header: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    tensor: Callable[[str], np.ndarray],
+) -> None:
+    """Writes a safetensors file tensor by tensor, whole or not at all.
+
+    The library's own writer wants all tensors in memory, and copies them.
+    header: dtype and shape of each. tensor: gives one when its turn comes.
+    """
     path = pathlib.Path(path)
-    flat = {name: np.asarray(leaf, dtype, order="C") for name, leaf in flatten(params).items()}
+    entries, end = {}, 0
+    for name, (dtype, shape) in sorted(header.items()):
+        begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
+        entries[name] = dict(dtype=DTYPES[dtype.name], shape=list(shape), data_offsets=[begin, end])
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        safetensors.numpy.save_file(flat, aside)
+        with open(aside, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in entries:
+                values = np.asarray(tensor(name), header[name][0], order="C")
+                if values.shape != tuple(header[name][1]):
+                    raise ValueError(f"{name} is {values.shape}, announced as {header[name][1]}.")
+                file.write(values.reshape(-1).view(np.uint8))
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -72,13 +100,21 @@ def check_fit(found: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
         for name in sorted(set(found) & set(wanted))
         if tuple(found[name]) != tuple(wanted[name])
     ]
-    problems = [
-        f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} ({len(names)})"
-        for what, names in (("missing", missing), ("surplus", surplus), ("differing", differing))
+    refuse(
+        f"{where} does not fit the network",
+        dict(missing=missing, surplus=surplus, differing=differing),
+    )
+
+
+def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError with the first few names of each kind of problem, if there is any."""
+    parts = [
+        f"{kind}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} ({len(names)})"
+        for kind, names in problems.items()
         if names
     ]
-    if problems:
-        raise ValueError(f"{where} does not fit the network; {'; '.join(problems)}.")
+    if parts:
+        raise ValueError(f"{what}; {'; '.join(parts)}.")
 
 
 def inflate(image: Params, video: Params) -> Params:
@@ -121,8 +157,7 @@ def _only_inputs_added(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 def is_temporal(name: str) -> bool:
     """Whether a parameter, named by its path, exists in video networks only."""
-    parts = name.split("/")
-    return any(p in ("time", "fps", "frame_skip") or p.endswith("_time") for p in parts)
+    return not {"time", "fps", "frame_skip"}.isdisjoint(name.split("/"))
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

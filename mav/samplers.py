@@ -36,7 +36,9 @@ def sampling_timesteps(num_steps: int, total: int, spacing: str = "linspace") ->
     if not 1 <= num_steps <= total:
         raise ValueError(f"steps={num_steps} must lie between 1 and {total}.")
     if spacing == "linspace":
-        return np.round(np.linspace(total - 1, 0, num_steps)).astype(int)
+        # Counted from 0, as unCLIP does: where a half is rounded, rounding errors decide.
+        t = np.round(np.linspace(0, total - 1, num_steps)).astype(int)[::-1]
+        return t if num_steps > 1 else np.array([total - 1])
     if spacing == "trailing":
         return np.round(total - np.arange(num_steps) * total / num_steps).astype(int) - 1
     raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}.")

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from mav import clip, diffusion, prior, unet
 
-STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_768")
+# sr_256_last, where there is one, takes the last step of sr_256 (Karlo).
+STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_256_last", "sr_768")
 NETWORKS = dict(clip=clip.CLIP, prior=prior.PriorTransformer)  # all others are U-Nets
 Params = Mapping[str, Any]
 
@@ -86,6 +87,8 @@ def init_params(stage: Stage, key: Key[Array, ""]) -> Params:
     network, inputs = stage.network, dict(stage.inputs)
     if stage.name == "clip":
         tokens = jnp.zeros((1, network.max_tokens), jnp.int32)
+        if network.image_size is None:
+            return network.init(key, tokens, method="encode_text")["params"]
         images = jnp.zeros((1, network.image_size, network.image_size, 3))
         return network.init(key, tokens, images)["params"]
     t = jnp.zeros(1, jnp.int32)
@@ -259,6 +262,7 @@ EXAMPLES: dict[str, Callable] = dict(
     decoder=video_example,
     interpolation=video_example,
     sr_256=super_resolution_example,
+    sr_256_last=super_resolution_example,
     sr_768=super_resolution_example,
 )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterable
 
@@ -64,6 +65,39 @@ class Tokenizer:
         if len(encoding.ids) <= self.max_tokens - 2:
             return ""
         return text[encoding.offsets[self.max_tokens - 2][0] :]
+
+
+def read_released(folder: str | os.PathLike) -> tokenizers.Tokenizer:
+    """The byte pairs of a released CLIP, from a folder as transformers saves it.
+
+    That is `vocab.json` and `merges.txt`, or `tokenizer.json`. A padding token that is not the end
+    token, as Karlo's "!", is special wherever it stands in a text, as it is there.
+    Raises ValueError if the files are none, or lack the start or end token.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        if (folder / "vocab.json").is_file():
+            files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
+            vocabulary, merges = tokenizers.models.BPE.read_file(*files)
+        else:
+            model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+            vocabulary, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
+        bpe = _clip_style(
+            tokenizers.models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>")
+        )
+    except OSError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{folder} holds no byte pairs of CLIP: {error}.") from error
+    missing = [token for token in (START, END) if bpe.token_to_id(token) is None]
+    if missing:
+        raise ValueError(f"{folder} holds no byte pairs of CLIP; it lacks {', '.join(missing)}.")
+    bpe.add_special_tokens([START, END])
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            padding = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token", END)
+            bpe.add_special_tokens([padding["content"] if isinstance(padding, dict) else padding])
+    return bpe
 
 
 def words(text: str) -> list[str]:

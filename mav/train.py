@@ -112,23 +112,27 @@ def load_parent(path: str, name: str) -> tuple[stages.Stage, stages.Params]:
     return loaded.stages[name], loaded.params[name]
 
 
+def needs_clip(stage: stages.Stage) -> bool:
+    """Whether a stage is conditioned on embeddings."""
+    return stage.name == "prior" or getattr(stage.network, "image_tokens", 0) > 0
+
+
 def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.Tokenizer | None:
-    """The tokenizer of captions: CLIP's run learns it, all others read it from there."""
-    data = config.data
-    if "images" not in data or (config.stage != "clip" and not config.clip):
+    """The tokenizer, where the stage reads text: CLIP's run learns it, all others take CLIP's."""
+    if config.stage not in ("clip", "prior") and not config.network.get("text", False):
         return None
     if config.stage != "clip":
         path = pathlib.Path(cascade.resolve(config.clip)) / "tokenizer.json"
-        return tokenizer_lib.Tokenizer.load(path, data.max_tokens)
-    path = workdir / "tokenizer.json"
+        return tokenizer_lib.Tokenizer.load(path, config.inputs.max_tokens)
+    path, data = workdir / "tokenizer.json", config.data
     if not path.exists():
         images = sources.open_source("images", data.images, data.split)
         captions = [images.caption(i) for i in range(data.tokenizer_captions)]
         words = sorted({word for text in captions for word in tokenizer_lib.words(text)})
         params_lib.write_json(workdir / "words.json", dict(words=words))
         bpe = tokenizer_lib.train(captions, config.network.vocabulary_size)
-        tokenizer_lib.Tokenizer(bpe, data.max_tokens, 0).save(path)
-    result = tokenizer_lib.Tokenizer.load(path, data.max_tokens)
+        tokenizer_lib.Tokenizer(bpe, config.network.max_tokens, 0).save(path)
+    result = tokenizer_lib.Tokenizer.load(path, config.network.max_tokens)
     wanted = (config.network.vocabulary_size, config.network.end_token)
     if (result.vocabulary_size, result.end_token) != wanted:
         raise ValueError(
@@ -149,6 +153,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
 
     # Model
     stage = stages.build(config)
+    if needs_clip(stage) and not config.clip:
+        raise ValueError(
+            f"{stage.name} is told what CLIP sees; name CLIP's run or a cascade by --config.clip."
+        )
     parents = {"clip": load_parent(config.clip, "clip")} if config.get("clip") else {}
     frozen = {name: parent_stage for name, (parent_stage, _) in parents.items()}
     frozen_params = {name: params for name, (_, params) in parents.items()}

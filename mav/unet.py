@@ -133,7 +133,7 @@ class SpaceTimeUNet(nn.Module):
             inputs += [keyframes, mask]
         inputs = [layers.space_to_depth(a.astype(self.dtype), self.patch) for a in inputs]
 
-        convolution = lambda features, **kw: layers.Convolution(
+        convolution = lambda features, **kw: layers.Pseudo3DConv(
             features, self.temporal, dtype=self.dtype, **kw
         )
 
@@ -150,13 +150,9 @@ class SpaceTimeUNet(nn.Module):
             )(y, embedding, train)
 
         def attention(y, name):
-            spatial = layers.SpatialAttention(
-                self.head_dim, self.groups, self.dtype, name=f"{name}_space"
-            )
-            y = spatial(y, context, context_mask)
-            if self.temporal:
-                y = layers.TemporalAttention(self.head_dim, self.dtype, name=f"{name}_time")(y)
-            return y
+            return layers.SpaceTimeAttention(
+                self.head_dim, self.groups, self.temporal, self.dtype, name=name
+            )(y, context, context_mask)
 
         widths = [self.width * m for m in self.multipliers]
         last = len(widths) - 1

@@ -44,6 +44,11 @@ def test_the_prompt_changes_the_video(cascade, video):
     assert (other != video).any()
 
 
+def test_python_warns_of_words_that_the_cascade_never_saw(cascade):
+    with pytest.warns(UserWarning, match="has never seen zebra"):
+        cascade.text_to_image("a red zebra", progress=cascade_lib.silent, size=8)
+
+
 def test_streamed_chunks_of_any_length_are_the_same_video(cascade, video):
     chunks = list(cascade.stream(PROMPT, 1, cascade_lib.silent, chunk=19))
     assert [len(chunk) for chunk in chunks] == [19] * 4

@@ -59,6 +59,27 @@ def test_several_videos_are_numbered(folder, here, capsys):
     assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.png"]
 
 
+def test_sample_writes_images_and_a_sheet_of_several(folder, here, capsys):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--image", "--seed", "3"]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--num", "3", "--out", "x.png"]) == 0
+    names = ["a-red-ball.png", "x-1.png", "x-2.png", "x-3.png", "x.png"]
+    assert capsys.readouterr().out.split() == names
+    assert sorted(path.name for path in here.iterdir()) == names
+    image = media.read_image(here / "a-red-ball.png")
+    assert image.shape == (32, 32, 3)
+    np.testing.assert_array_equal(image, media.read_image(here / "x-1.png"))
+    assert media.read_metadata(here / "x-2.png")["seed"] == "4"
+    assert media.read_image(here / "x.png").shape == (64, 64, 3)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_end(folder, here, capsys):
+    prompt = "a red ball a red ball a red ball red red red"
+    arguments = ["sample", prompt, "--cascade", str(folder), "--image", "--size", "8"]
+    assert cli.main([*arguments, "--out", "x.png"]) == 0
+    assert "warning: the prompt is too long; left out: 'red red'" in capsys.readouterr().err
+
+
 def test_settings_reach_the_stages_that_they_name(folder, here, capsys):
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
     assert cli.main([*arguments, "--steps", "decoder=2", "--steps", "prior=1", "--fps", "6"]) == 0
@@ -85,6 +106,10 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
         (["sample", PROMPT, "--size", "100"], "size=100 is impossible; choose 8, 16, 32"),
         (["sample", PROMPT, "--frames", "20"], "frames=20 is impossible"),
         (["sample", PROMPT, "--num", "0"], "num=0 must be at least 1"),
+        (["sample", PROMPT, "--frames", "1"], "frames=1 makes an image; say so with --image"),
+        (["sample", PROMPT, "--image", "--frames", "16"], "frames=16 does not go with --image"),
+        (["sample", PROMPT, "--image", "--out", "x.mp4"], "must end in .png"),
+        (["convert", "unclip", "nothing", "dst"], "nothing has no model_index.json"),
         (["train", "--config", "nothing.py", "--workdir", "w"], "nothing.py does not exist"),
     ],
 )

@@ -12,6 +12,7 @@ from mav import clip, layers, stages
 from mav import params as params_lib
 from noise import normal
 
+KEY = jax.random.key(0)
 END = 9
 TINY = clip.CLIP(
     embedding_features=6,
@@ -24,7 +25,8 @@ TINY = clip.CLIP(
     patch=4,
     image_width=12,
     image_depth=2,
-    head_dim=4,
+    text_head_dim=4,
+    image_head_dim=4,
 )
 TOKENS = np.array([[8, 1, 2, 3, END, 0, 0], [8, 5, END, 0, 0, 0, 0], [8, 1, 2, 3, 4, 5, END]])
 IMAGES = np.clip(normal((3, 8, 8, 3)), -1, 1)
@@ -166,21 +168,24 @@ def test_the_temperature_starts_at_that_of_clip():
     np.testing.assert_allclose(np.exp(scale), 1 / 0.07, rtol=1e-4)
 
 
-def test_vit_l_14_has_its_published_size():
-    """UNCLIP.md 2.2: the text tower has 123.65M parameters, the image tower about 304M."""
-    network = clip.CLIP(
-        embedding_features=768,
-        vocabulary_size=49408,
-        max_tokens=77,
-        end_token=49407,
-        text_width=768,
-        text_depth=12,
-        image_size=224,
-        patch=14,
-        image_width=1024,
-        image_depth=24,
-    )
-    tokens, images = jnp.zeros((1, 77), int), jnp.zeros((1, 224, 224, 3))
-    shapes = jax.eval_shape(network.init, jax.random.key(0), tokens, images)["params"]
-    assert round(params_lib.count(shapes["text"]) / 1e6, 2) == 123.65
-    assert round(params_lib.count(shapes["image"]) / 1e6) == 304
+@pytest.mark.parametrize(
+    ("name", "millions"),  # open_clip's table of models; OpenAI's own state dicts
+    [
+        ("ViT-B/32", 151.28),
+        ("ViT-B/16", 149.62),
+        ("ViT-L/14", 427.62),
+        ("ViT-L/14-336", 427.94),
+        ("ViT-H/14", 986.11),
+    ],
+)
+def test_released_models_have_their_published_sizes(name, millions):
+    network = clip.CLIP(**clip.MODELS[name])
+    shapes = jax.eval_shape(lambda: stages.init_params(stages.Stage("clip", network), KEY))
+    assert round(params_lib.count(shapes) / 1e6, 2) == millions
+
+
+def test_a_text_tower_alone_has_the_published_size_of_karlos():
+    """UNCLIP.md 2.2."""
+    network = clip.CLIP(**{**clip.MODELS["ViT-L/14"], "image_size": None})
+    shapes = jax.eval_shape(lambda: stages.init_params(stages.Stage("clip", network), KEY))
+    assert round(params_lib.count(shapes) / 1e6, 2) == 123.65

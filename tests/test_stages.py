@@ -215,7 +215,7 @@ def test_no_timestep_lies_beyond_the_last(monkeypatch):
 UNTAUGHT = ("k/bias", "mean", "std")
 
 
-@pytest.mark.parametrize("name", stages.STAGES)
+@pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_every_parameter_of_every_stage_learns(name):
     changes = {}
     if name == "decoder":  # by the hybrid loss

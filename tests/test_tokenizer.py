@@ -20,15 +20,11 @@ def clip_like(tmp_path_factory):
     words = [merge.replace(" ", "") for merge in MERGES]
     names = [*symbols, *(s + "</w>" for s in symbols), *words]
     root = tmp_path_factory.mktemp("vocabulary")
+    names += [tokenizer_lib.START, tokenizer_lib.END]
     vocabulary = {name: i for i, name in enumerate(names)}
     (root / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (root / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]), encoding="utf-8")
-    bpe = tokenizer_lib._clip_style(
-        tokenizers.models.BPE.from_file(
-            str(root / "vocab.json"), str(root / "merges.txt"), end_of_word_suffix="</w>"
-        )
-    )
-    bpe.add_special_tokens([tokenizer_lib.START, tokenizer_lib.END])
+    bpe = tokenizer_lib.read_released(root)
     return tokenizer_lib.Tokenizer(bpe, max_tokens=12, padding=0)
 
 

@@ -32,8 +32,6 @@ def small(stage, phase, parents, num_steps=4):
         config.inputs.update(tiny.INPUTS)
     size = config.get("size", 8)
     config.data.update(dict(batch_size=2, size=size, crop=size, prefetch=2))
-    if "images" in config.data:
-        config.data.update(dict(max_tokens=12))
     if stage == "clip":
         config.data.tokenizer_captions = 200
     else:

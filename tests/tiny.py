@@ -31,7 +31,8 @@ CONFIGS = dict(
             patch=4,
             image_width=8,
             image_depth=1,
-            head_dim=4,
+            text_head_dim=4,
+            image_head_dim=4,
         ),
     ),
     prior=dict(
@@ -90,5 +91,6 @@ def write(folder):
     for name, config in CONFIGS.items():
         cascade.save_stage(folder, name, config, params(name), np.float32)
     tokenizer.Tokenizer(BPE, 12, 0).save(folder / "tokenizer.json")
-    provenance = dict(words=["a", "red", "ball"], shows=dict(objects=["ball"]))
+    words = sorted({word for text in TEXTS for word in tokenizer.words(text)})
+    provenance = dict(words=words, shows=dict(objects=["ball"]))
     cascade.write_index(folder, "tiny", SETTINGS, provenance)

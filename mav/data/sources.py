@@ -142,6 +142,7 @@ class Captioned:
 class Clips:
     """Examples {"frames": uint8 [f, crop, crop, 3], "fps": float32}, without text.
 
+    tokenizer: adds "tokens" of an empty caption, for networks that also read text (UNCLIP.md 2.5).
     batch_size: turns an index into a training step, by which the fps curriculum moves.
     """
 
@@ -152,6 +153,7 @@ class Clips:
     crop: int
     curriculum: FpsCurriculum
     batch_size: int
+    tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
         return 2**40
@@ -167,7 +169,10 @@ class Clips:
         first = int(rng.integers(available - offsets[-1]))
         window = draw_window(rng, self.size, self.crop)
         frames = self.videos.frames(index, first + offsets, self.crop, window)
-        return dict(frames=frames, fps=np.float32(fps))
+        example = dict(frames=frames, fps=np.float32(fps))
+        if self.tokenizer is not None:
+            example["tokens"] = self.tokenizer([""])[0]
+        return example
 
 
 def draw_window(rng: np.random.Generator, size: int, crop: int) -> tuple[float, float, float]:
@@ -179,10 +184,16 @@ def draw_window(rng: np.random.Generator, size: int, crop: int) -> tuple[float, 
 def make(config: Mapping[str, Any], stage_frames: int, num_steps: int, tokenizer) -> Any:
     """The source that a config's `data` table describes: `images` or `videos` names the set."""
     size, crop = config["size"], config["crop"]
-    if "images" in config:
+    kind = "images" if "images" in config else "videos"
+    if config[kind] is None:
+        raise ValueError(f"there are no {kind} to learn from; name them by --config.data.{kind}.")
+    if kind == "images":
         images = open_source("images", config["images"], config["split"])
         drop = config["caption_drop_prob"]
         return Captioned(images, tokenizer, config["seed"], size, crop, drop)
     videos = open_source("videos", config["videos"], config["split"])
     curriculum = FpsCurriculum(tuple(config["fps_start"]), tuple(config["fps_end"]), num_steps)
-    return Clips(videos, config["seed"], stage_frames, size, crop, curriculum, config["batch_size"])
+    batch_size = config["batch_size"]
+    return Clips(
+        videos, config["seed"], stage_frames, size, crop, curriculum, batch_size, tokenizer
+    )

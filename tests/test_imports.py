@@ -1,0 +1,55 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+WITHOUT = """
+import importlib.abc, runpy, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    names = {
+        "tensorflow", "tensorflow_datasets", "tensorboard", "torch", "clu", "grain", "optax",
+        "array_record", "diffusers", "transformers",
+    }
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is not part of a base install")
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run(code, *arguments):
+    """Python as it would be after a base install. Returns what it prints."""
+    command = [sys.executable, "-c", WITHOUT + code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_sampling_needs_is_in_the_base_install():
+    code = """
+import mav, mav.cli, mav.convert.unclip, mav.sharding
+mav.cli.make_parser()
+cascade = mav.load("cutout")
+image = cascade.text_to_image("a red ball", size=64, steps=dict(prior=1, decoder=1))
+print(image.shape)
+"""
+    assert "(64, 64, 3)" in run(code)
+
+
+def test_that_the_test_above_can_fail():
+    with pytest.raises(AssertionError, match="grain is not part of a base install"):
+        run("import mav.train")
+
+
+def test_the_example_of_single_modules_runs_on_a_base_install():
+    code = "sys.argv[0] = 'x'; runpy.run_path('examples/modules.py', run_name='__main__')"
+    printed = run(code, "cutout")
+    assert "classifier: (2, 10)" in printed
+    differs = float(printed.partition("differs by ")[2].split()[0])
+    assert 0 <= differs < 1e-4
+    assert "cutout: 6,1" in printed
