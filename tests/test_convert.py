@@ -10,6 +10,8 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -453,3 +455,42 @@ def test_the_image_tower_comes_from_where_it_lies(reference, converted, tmp_path
     assert sorted(found) == sorted(wanted)
     for name in found:
         np.testing.assert_array_equal(found[name], wanted[name])
+
+
+MEASURED = """
+import resource, sys
+from mav import cli
+from mav.convert import unclip
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+unclip.stage_shapes(unclip.read_stages(unclip.pathlib.Path(sys.argv[1]), None)["prior"].config)
+before = peak()
+assert cli.main(["convert", "unclip", *sys.argv[1:]]) == 0
+print("took", peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_near_the_largest_component(reference, tmp_path):
+    source = copied(reference, tmp_path)
+    changed(num_attention_heads=16, attention_head_dim=64, num_layers=16)(
+        source / "prior/config.json"
+    )
+    config, sources, _ = unclip.read_stages(source, None)["prior"]
+    shapes = unclip.stage_shapes(config)
+    as_stored = {
+        torch_layout.transpose: lambda s: s[::-1],
+        torch_layout.drop_first: lambda s: (1, *s),
+        torch_layout.flat: lambda s: (1, *s),
+        torch_layout.keep: lambda s: s,
+    }
+    stored = {
+        tensor: (np.dtype(np.float16), as_stored[move](shapes[name].shape))
+        for name, (tensor, move) in sources[0][1].items()
+    }
+    weights = source / "prior" / "diffusion_pytorch_model.safetensors"
+    params_lib.write(weights, stored, lambda name: np.ones(stored[name][1], np.float16))
+    largest = weights.stat().st_size
+    assert largest > 400e6
+    command = [sys.executable, "-c", MEASURED, str(source), str(tmp_path / "karlo")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(printed.split("took ")[1]) < 1.3 * largest
