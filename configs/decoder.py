@@ -18,7 +18,7 @@ NETWORKS = dict(
         width=48, multipliers=(2, 3), depth=1, attention_levels=(1,), head_dim=48, groups=16,
         patch=4, image_tokens=4, context_features=96,
     ),
-    karlo=dict(  # UNCLIP.md 2.2: 885.4M parameters, 1.15B with time layers
+    karlo=dict(  # UNCLIP.md 2.2: 893.3M parameters, 1.18B with time layers
         width=320, multipliers=(1, 2, 3, 4), depth=3, attention_levels=(1, 2, 3), head_dim=64,
         groups=32, dropout=0.1, image_tokens=4, context_features=1536, text=True,
     ),

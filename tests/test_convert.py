@@ -462,7 +462,9 @@ import resource, sys
 from mav import cli
 from mav.convert import unclip
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-unclip.stage_shapes(unclip.read_stages(unclip.pathlib.Path(sys.argv[1]), None)["prior"].config)
+source = unclip.pathlib.Path(sys.argv[1])
+bpe = unclip.tokenizer.read_released(source / "tokenizer")
+unclip.stage_shapes(unclip.read_stages(source, bpe, None)["prior"].config)
 before = peak()
 assert cli.main(["convert", "unclip", *sys.argv[1:]]) == 0
 print("took", peak() - before)
@@ -475,7 +477,9 @@ def test_memory_stays_near_the_largest_component(reference, tmp_path):
     changed(num_attention_heads=16, attention_head_dim=64, num_layers=16)(
         source / "prior/config.json"
     )
-    config, sources, _ = unclip.read_stages(source, None)["prior"]
+    config, sources, _ = unclip.read_stages(
+        source, tokenizer.read_released(source / "tokenizer"), None
+    )["prior"]
     shapes = unclip.stage_shapes(config)
     as_stored = {
         torch_layout.transpose: lambda s: s[::-1],

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tokenizers
 from tqdm.auto import tqdm
 
 from mav import cascade, stages, tokenizer
@@ -20,7 +21,7 @@ from mav import params as params_lib
 from mav.convert import clip, torch_layout
 from mav.convert.torch_layout import Component, Table
 
-PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+PIPELINE = "UnCLIPPipeline"
 LICENCE = "creativeml-openrail-m"  # Karlo's; it restricts what the weights may be used for
 LOGIT_SCALE = np.float32(np.log(100))  # of every released CLIP, capped there
 
@@ -32,7 +33,6 @@ SETTINGS = dict(
     guidance_scale=dict(prior=4.0, decoder=8.0),
     aug_level=dict(sr_256=0),
     frames=1,
-    size=256,
     candidates=1,
 )
 
@@ -55,7 +55,8 @@ def run(
     Raises ValueError if anything is missing, left over, of another shape, damaged or a pickle.
     """
     source, root = pathlib.Path(source), pathlib.Path(path)
-    found = read_stages(source, image_encoder)
+    bpe = tokenizer.read_released(source / "tokenizer")
+    found = read_stages(source, bpe, image_encoder)
     files = {
         component.folder.name: torch_layout.describe(component.files)
         for stage in found.values()
@@ -67,7 +68,6 @@ def run(
             print(f"{root} is already made of these files")
             return
         raise ValueError(f"{root} exists and was not made of these files; choose another folder.")
-    bpe = tokenizer.read_released(source / "tokenizer")
     licence = read_licence(source)
 
     shapes = {name: stage_shapes(stage.config) for name, stage in found.items()}
@@ -82,11 +82,12 @@ def run(
         for name, stage in found.items():
             bar.set_description(name)
             write_stage(aside / name, stage, shapes[name], bar)
-        tokenizer.Tokenizer(bpe, 77, 0).save(aside / "tokenizer.json")
+        bpe.save(str(aside / "tokenizer.json"))
         for text in sorted(source.glob("LICEN[CS]E*")):
             shutil.copyfile(text, aside / text.name)
         provenance = dict(made_by="mav convert unclip", licence=licence, files=files)
-        cascade.write_index(aside, root.name, SETTINGS, provenance)
+        settings = SETTINGS | dict(size=found["sr_256"].config["size"])
+        cascade.write_index(aside, root.name, settings, provenance)
         os.replace(aside, root)
     finally:
         bar.close()
@@ -95,15 +96,15 @@ def run(
 
 
 def read_stages(
-    source: pathlib.Path, image_encoder: str | os.PathLike | None
+    source: pathlib.Path, bpe: tokenizers.Tokenizer, image_encoder: str | os.PathLike | None
 ) -> dict[str, StageSource]:
     """All stages that a pipeline's folder holds, by mav's names."""
     index = source / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{source} has no model_index.json; give a folder as diffusers saves it.")
     pipeline = params_lib.read_json(index).get("_class_name")
-    if pipeline != PIPELINES[0]:
-        raise ValueError(f"{source} holds a {pipeline}; mav converts {PIPELINES[0]}.")
+    if pipeline != PIPELINE:
+        raise ValueError(f"{source} holds a {pipeline}; mav converts {PIPELINE}.")
     schedulers = {name: source / f"{name}_scheduler" for name in ("prior", "decoder", "super_res")}
     text = Component(source / "text_encoder")
     inputs = dict(
@@ -113,7 +114,7 @@ def read_stages(
     )
     towers = find_image_tower(source, image_encoder)
     found = dict(
-        clip=clip_stage(text, towers, tokenizer.read_released(source / "tokenizer")),
+        clip=clip_stage(text, towers, bpe),
         prior=prior_stage(Component(source / "prior"), schedulers["prior"]),
         decoder=decoder_stage(
             Component(source / "decoder"), Component(source / "text_proj"), schedulers["decoder"]
@@ -200,7 +201,7 @@ def report(root: pathlib.Path, found: Mapping, shapes: Mapping, licence: str) ->
 # CLIP
 
 
-def clip_stage(text: Component, image: Component | None, bpe) -> StageSource:
+def clip_stage(text: Component, image: Component | None, bpe: tokenizers.Tokenizer) -> StageSource:
     """Both towers, or the text tower alone. Karlo takes embeddings as they come."""
     end_token = bpe.token_to_id(tokenizer.END)
     network = clip.text_fields(text, end_token) | dict(normalized=False)
@@ -226,7 +227,7 @@ def clip_stage(text: Component, image: Component | None, bpe) -> StageSource:
 # Schedulers
 
 
-def process(folder: pathlib.Path, **changes: Any) -> dict[str, Any]:
+def process(folder: pathlib.Path) -> dict[str, Any]:
     """Fields of `mav.diffusion.Process` by a scheduler's config."""
     path = folder / "scheduler_config.json"
     if not path.is_file():
