@@ -55,6 +55,7 @@ def run(
     Raises ValueError if anything is missing, left over, of another shape, damaged or a pickle.
     """
     source, root = pathlib.Path(source), pathlib.Path(path)
+    require_pipeline(source)
     bpe = tokenizer.read_released(source / "tokenizer")
     found = read_stages(source, bpe, image_encoder)
     files = {
@@ -95,16 +96,20 @@ def run(
     report(root, found, shapes, licence)
 
 
-def read_stages(
-    source: pathlib.Path, bpe: tokenizers.Tokenizer, image_encoder: str | os.PathLike | None
-) -> dict[str, StageSource]:
-    """All stages that a pipeline's folder holds, by mav's names."""
+def require_pipeline(source: pathlib.Path) -> None:
+    """Raises ValueError unless the folder says that it holds an unCLIP pipeline."""
     index = source / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{source} has no model_index.json; give a folder as diffusers saves it.")
     pipeline = params_lib.read_json(index).get("_class_name")
     if pipeline != PIPELINE:
         raise ValueError(f"{source} holds a {pipeline}; mav converts {PIPELINE}.")
+
+
+def read_stages(
+    source: pathlib.Path, bpe: tokenizers.Tokenizer, image_encoder: str | os.PathLike | None
+) -> dict[str, StageSource]:
+    """All stages that a pipeline's folder holds, by mav's names."""
     schedulers = {name: source / f"{name}_scheduler" for name in ("prior", "decoder", "super_res")}
     text = Component(source / "text_encoder")
     inputs = dict(
