@@ -25,7 +25,7 @@ NETWORKS = dict(
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(NETWORKS), phases=("image",))
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "clip"
 
     if size == "cutout":

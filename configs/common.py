@@ -16,17 +16,20 @@ def parse(arg: str | None, sizes: tuple[str, ...], phases: tuple[str, ...]) -> t
     return size, phase
 
 
-def get_base() -> ConfigDict:
+def get_base(size: str) -> ConfigDict:
     """Values that hold unless a stage's config says otherwise."""
     c = ConfigDict()
     c.seed = 0
     c.clip = config_dict.placeholder(str)  # run or cascade whose CLIP tells the stage what to draw
     c.init = config_dict.placeholder(str)  # run or cascade to start from
+    # In which networks compute; parameters and statistics are float32.
+    c.dtype = "float32" if size == "cutout" else "bfloat16"
     c.loss = ConfigDict()
 
     c.optimizer = ConfigDict()  # AdamW, PAPER.md 1.7
     c.optimizer.learning_rate = 1.2e-4
     c.optimizer.warmup_steps = 1000
+    c.optimizer.cooldown = 0.0  # share of the steps
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.999
     c.optimizer.eps = 1e-8
@@ -76,5 +79,6 @@ def cutout_optimizer(c: ConfigDict, learning_rate: float) -> None:
     """Small networks learn fast and are averaged over less."""
     c.optimizer.learning_rate = learning_rate
     c.optimizer.warmup_steps = 200
+    c.optimizer.cooldown = 0.2
     c.optimizer.b2 = 0.99
     c.optimizer.ema_decay = 0.999

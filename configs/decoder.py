@@ -37,7 +37,7 @@ INPUTS = dict(  # what CLIP tells
 def get_config(arg: str | None = None) -> ConfigDict:
     size, phase = common.parse(arg, sizes=tuple(NETWORKS), phases=("image", "video"))
     video = phase == "video"
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "decoder"
     c.size = 64  # pixels
     c.frames = 16 if video else 1
@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     if size == "cutout":
         common.cutout_optimizer(c, learning_rate=6e-4)
-        c.num_steps = 4_000 if video else 12_000
+        c.num_steps = 4_000 if video else 13_000
         c.save_every = 500
         c.eval.every = 500 if video else 1000
     else:

@@ -13,7 +13,7 @@ from configs import common, decoder
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(decoder.NETWORKS), phases=("video",))
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "interpolation"
     c.init_stage = "decoder"
     c.size = 64  # pixels

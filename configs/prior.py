@@ -23,7 +23,7 @@ TEXT_FEATURES = dict(cutout=96, karlo=768, paper=1024)
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(NETWORKS), phases=("image",))
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "prior"
 
     if size == "cutout":

@@ -28,7 +28,7 @@ NETWORKS = dict(
 def get_config(arg: str | None = None) -> ConfigDict:
     size, phase = common.parse(arg, sizes=tuple(NETWORKS), phases=("image", "video"))
     video = phase == "video"
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "sr_256"
     c.size = 256  # pixels
     c.low_size = 64

@@ -23,7 +23,7 @@ NETWORKS = dict(
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(NETWORKS), phases=("image",))
-    c = common.get_base()
+    c = common.get_base(size)
     c.stage = "sr_768"
     c.init_stage = "sr_768"
     c.size = 768  # pixels

@@ -441,10 +441,10 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     return shipped if str(name_or_path) in built_in() else pathlib.Path(name_or_path)
 
 
-def load(name_or_path: str | os.PathLike = "cutout", dtype: jnp.dtype = jnp.float32) -> Cascade:
+def load(name_or_path: str | os.PathLike = "cutout", dtype: str = "float32") -> Cascade:
     """Loads a shipped cascade by name, or any cascade folder.
 
-    dtype: in which the networks compute; parameters are float32.
+    dtype: in which the networks compute, "float32" or "bfloat16"; parameters are float32.
     Raises ValueError if there is none or a file is damaged, naming it.
     """
     root = resolve(name_or_path)
@@ -462,7 +462,7 @@ def load(name_or_path: str | os.PathLike = "cutout", dtype: jnp.dtype = jnp.floa
     for name in index["stages"]:
         stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
         built[name] = stage
-        shapes = jax.eval_shape(functools.partial(stages.init_params, stage), jax.random.key(0))
+        shapes = stages.param_shapes(stage)
         params[name] = params_lib.load(root / name / "params.safetensors", shapes)
     bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
     settings = Settings(**index["settings"])

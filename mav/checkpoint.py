@@ -48,8 +48,12 @@ class Checkpoints:
         self.manager.close()
 
 
-def load_ema(workdir: str | pathlib.Path) -> tuple[stages.Stage, stages.Params, dict[str, Any]]:
+def load_ema(
+    workdir: str | pathlib.Path, dtype: str = "float32"
+) -> tuple[stages.Stage, stages.Params, dict[str, Any]]:
     """Stage, EMA parameters and config of a run.
+
+    dtype: in which the network computes.
 
     Raises ValueError if the folder is not that of a run with a checkpoint.
     """
@@ -57,7 +61,7 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[stages.Stage, stages.Params, 
     if not (workdir / "config.json").is_file():
         raise ValueError(f"{workdir} is no training run; it has no config.json.")
     config = params_lib.read_json(workdir / "config.json")
-    stage = stages.build(config)
+    stage = stages.build(config, dtype)
     with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
         step = manager.latest_step()
         if step is None:

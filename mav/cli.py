@@ -1,4 +1,4 @@
-"""The command line: `mav sample | train | export | convert | evaluate | data`."""
+"""The command line: `mav sample | train | export | convert | evaluate | bench | data`."""
 
 import argparse
 import math
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.rest = rest
     try:
         cache_compilations()
+        choose_cpu_convolutions()
         options.run(options)
     except KNOWN_ERRORS as error:
         lines = str(error).split("\n")
@@ -39,6 +40,20 @@ def cache_compilations() -> None:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mav" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def choose_cpu_convolutions() -> None:
+    """Keeps JAX 0.10 from its new convolutions on CPUs.
+
+    They take up to four times as long as those of Eigen, which it used before (jax 0.10.2, two
+    cores with AVX-512, gradients of kernels at 16 to 64 pixels and 48 to 128 features).
+    """
+    import jax
+
+    flag = "xla_cpu_experimental_ynn_fusion_type"
+    given = os.environ.get("XLA_FLAGS", "")
+    if jax.__version_info__[:2] == (0, 10) and flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --{flag}=LIBRARY_FUSION_TYPE_DOT".strip()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,6 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--frames", type=int, help="16 or 76")
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
     sub.add_argument("--candidates", type=int, help="samples of the prior, of which one is taken")
+    sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     for table, kind in TABLES.items():
         sub.add_argument(
             f"--{table}",
@@ -124,6 +140,15 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
     sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
     sub.add_argument("--seed", type=int, default=0)
+
+    sub = command(
+        "bench",
+        bench,
+        "time a stage's forward pass and training step",
+        "mav bench --config configs/decoder.py:cutout,video --config.data.batch_size=2",
+    )
+    sub.add_argument("--config", required=True, help="config file, :size,phase behind it")
+    sub.set_defaults(takes_rest=True)
 
     convert = commands.add_parser("convert", help="turn released weights into a cascade folder")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
@@ -197,7 +222,7 @@ def sample(options: argparse.Namespace) -> None:
         media.check_writable(path, media.STILLS if options.image else media.MAX_FPS)
     if sheet_path is not None:
         media.check_writable(sheet_path)
-    cascade = cascade_lib.load(options.cascade)
+    cascade = cascade_lib.load(options.cascade, options.dtype)
     settings = cascade.check(options.prompt, changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
@@ -291,6 +316,18 @@ def evaluate(options: argparse.Namespace) -> None:
         frames=options.frames,
         seed=options.seed,
     )
+
+
+def bench(options: argparse.Namespace) -> None:
+    """`mav bench`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from mav import bench as bench_lib
+
+    path, _, argument = options.config.partition(":")
+    config = read_config(options.config, options.rest)
+    clip = pathlib.Path(path).with_name("clip.py")
+    clip_config = read_config(f"{clip}:{argument.partition(',')[0]}", [])
+    bench_lib.run(config, clip_config)
 
 
 def convert_unclip(options: argparse.Namespace) -> None:

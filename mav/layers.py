@@ -4,12 +4,13 @@ Every temporal part starts as the identity, so that a network with them, fresh f
 network, treats each frame as that image network would (MAV §3.2).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
+
+from mav import ops
 
 
 def sinusoids(values: Float[Array, "*b"], features: int) -> Float[Array, "*b features"]:
@@ -54,13 +55,19 @@ def depth_to_space(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b 
     return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
 
 
-def group_norm(x: Float[Array, "b f h w c"], groups: int, name: str) -> Float[Array, "b f h w c"]:
-    """Group normalisation with the statistics of each frame alone, in float32.
+class GroupNorm(nn.Module):
+    """Group normalisation with the statistics of each frame alone, in float32."""
 
-    Called inside a module's compact method, of which it becomes the submodule `name`.
-    """
-    norm = nn.GroupNorm(groups, epsilon=1e-5, dtype=jnp.float32, name=name)
-    return norm(fold_frames(x)).astype(x.dtype).reshape(x.shape)
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+        c = x.shape[-1]
+        if c % self.groups:
+            raise ValueError(f"{c} features do not divide into {self.groups} groups.")
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        return ops.group_norm(fold_frames(x), scale, bias, self.groups).reshape(x.shape)
 
 
 def centre_tap(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -70,26 +77,21 @@ def centre_tap(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     return jnp.zeros(shape, dtype).at[taps // 2].set(jnp.eye(rows, columns, dtype=dtype))
 
 
-def temporal_convolution(
-    x: Float[Array, "b f n c"], kernel: Float[Array, "3 c d"]
-) -> Float[Array, "b f n d"]:
-    """Convolution over frames, zeros beyond the ends, in the form that suits the platform."""
+class Convolution(nn.Module):
+    """Convolution with a bias, over pixels (a window of two lengths) or frames (of one)."""
 
-    def folded(x, kernel):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel[:, None], (1, 1), "SAME", dimension_numbers=dimensions
-        )
+    features: int
+    window: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
 
-    def matmul(x, kernel):
-        f = x.shape[1]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        taps = jnp.concatenate([padded[:, i : i + f] for i in range(3)], axis=-1)
-        return taps @ rearrange(kernel, "t c d -> (t c) d")
-
-    # XLA:CPU's gradients of the convolution are 1.3 to 2.6 times slower than of the product
-    # (two cores, 128 to 384 channels).
-    return jax.lax.platform_dependent(x, kernel, cpu=matmul, default=folded)
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        shape = (*self.window, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = kernel.reshape(self.window[0], -1, *shape[-2:])
+        return ops.convolve(x.astype(self.dtype), kernel, bias)
 
 
 class Pseudo3DConv(nn.Module):
@@ -103,41 +105,13 @@ class Pseudo3DConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
         b, f, h, w, _ = x.shape
-        space = nn.Conv(
-            self.features, (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name="space"
+        part = lambda window, init, name: Convolution(
+            self.features, window, init, self.dtype, name=name
         )
-        x = space(fold_frames(x))
+        x = part((3, 3), self.kernel_init, "space")(fold_frames(x))
         if self.temporal:
-            x = TemporalConvolution(self.dtype, name="time")(x.reshape(b, f, h * w, -1))
+            x = part((3,), centre_tap, "time")(x.reshape(b, f, h * w, -1))
         return x.reshape(b, f, h, w, -1)
-
-
-class TemporalConvolution(nn.Module):
-    """Three taps over frames; starts as the identity."""
-
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b f n c"]) -> Float[Array, "b f n c"]:
-        c = x.shape[-1]
-        kernel = self.param("kernel", centre_tap, (3, c, c))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        y = temporal_convolution(x, kernel.astype(self.dtype))
-        return y + bias.astype(self.dtype)[None, None, None]
-
-
-def attend(
-    q: Float[Array, "b n c"],
-    k: Float[Array, "b m c"],
-    v: Float[Array, "b m c"],
-    head_dim: int,
-    mask: Bool[Array, "b #n m"] | None = None,
-) -> Float[Array, "b n c"]:
-    """Multi-head attention; True in the mask lets a query see a key. Softmax in float32."""
-    heads = lambda x: rearrange(x, "b n (h d) -> b n h d", d=head_dim)
-    mask = None if mask is None else mask[:, None]
-    y = jax.nn.dot_product_attention(heads(q), heads(k), heads(v), mask=mask)
-    return rearrange(y, "b n h d -> b n (h d)")
 
 
 class SpatialAttention(nn.Module):
@@ -156,7 +130,7 @@ class SpatialAttention(nn.Module):
     ) -> Float[Array, "b f h w c"]:
         b, f, h, w, c = x.shape
         dense = lambda name: nn.Dense(c, dtype=self.dtype, name=name)
-        y = group_norm(x, self.groups, "norm").reshape(b * f, h * w, c)
+        y = GroupNorm(self.groups, name="norm")(x).reshape(b * f, h * w, c)
         q, k, v = dense("q")(y), dense("k")(y), dense("v")(y)
         mask = None
         if context is not None:
@@ -166,7 +140,7 @@ class SpatialAttention(nn.Module):
             if context_mask is not None:
                 pixels = jnp.ones((b * f, h * w), bool)
                 mask = jnp.concatenate([each_frame(context_mask), pixels], axis=1)[:, None]
-        y = dense("out")(attend(q, k, v, self.head_dim, mask))
+        y = dense("out")(ops.attend(q, k, v, self.head_dim, mask))
         return x + y.reshape(x.shape)
 
 
@@ -185,7 +159,7 @@ class TemporalAttention(nn.Module):
         position = nn.Dense(c, use_bias=False, dtype=self.dtype, name="position")
         y += position(sinusoids(jnp.arange(f), c).astype(self.dtype))[None, :, None, None]
         y = rearrange(y, "b f h w c -> (b h w) f c")
-        y = attend(dense("q")(y), dense("k")(y), dense("v")(y), self.head_dim)
+        y = ops.attend(dense("q")(y), dense("k")(y), dense("v")(y), self.head_dim)
         y = dense("out", kernel_init=nn.initializers.zeros)(y)
         return x + rearrange(y, "(b h w) f c -> b f h w c", b=b, h=h)
 
@@ -238,7 +212,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b f h w c"], embedding: Float[Array, "b e"], train: bool
     ) -> Float[Array, "b f h2 w2 d"]:
-        y = nn.silu(group_norm(x, self.groups, "norm_1"))
+        y = nn.silu(GroupNorm(self.groups, name="norm_1")(x))
         if self.resample is not None:
             resample = {"down": pool, "up": upsample}[self.resample]
             x, y = resample(x), resample(y)
@@ -249,9 +223,9 @@ class ResidualBlock(nn.Module):
         embedding = embedding[:, None, None, None]  # the same for all frames and pixels
         if self.scale_shift:
             scale, shift = jnp.split(embedding, 2, axis=-1)
-            y = group_norm(y, self.groups, "norm_2") * (1 + scale) + shift
+            y = GroupNorm(self.groups, name="norm_2")(y) * (1 + scale) + shift
         else:
-            y = group_norm(y + embedding, self.groups, "norm_2")
+            y = GroupNorm(self.groups, name="norm_2")(y + embedding)
 
         y = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(y))
         y = Pseudo3DConv(
@@ -290,7 +264,7 @@ class TransformerBlock(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = norm("norm_1")(x).astype(self.dtype)
         q, k, v = (dense(c, name)(y) for name in "qkv")
-        x += drop(dense(c, "out")(attend(q, k, v, self.head_dim, mask)))
+        x += drop(dense(c, "out")(ops.attend(q, k, v, self.head_dim, mask)))
         y = norm("norm_2")(x).astype(self.dtype)
         y = ACTIVATIONS[self.activation](dense(4 * c, "mlp_1")(y))
         return x + drop(dense(c, "mlp_2")(y))

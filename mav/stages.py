@@ -5,6 +5,7 @@ of parameters, inputs and keys.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from mav import clip, diffusion, prior, unet
 # sr_256_last, where there is one, takes the last step of sr_256 (Karlo).
 STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_256_last", "sr_768")
 NETWORKS = dict(clip=clip.CLIP, prior=prior.PriorTransformer)  # all others are U-Nets
+DTYPES = ("float32", "bfloat16")  # in which networks compute
 Params = Mapping[str, Any]
 
 
@@ -40,11 +42,14 @@ class Stage:
     inputs: tuple[tuple[str, int], ...] = ()  # pairs, so that a stage can be a static argument
 
 
-def build(config: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> Stage:
+def build(config: Mapping[str, Any], dtype: str = "float32") -> Stage:
     """The stage that a config describes by `stage`, `network`, `process` and the fields of `Stage`.
 
+    dtype: in which the network computes, a name in DTYPES.
     Raises ValueError for unknown names.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     name = config["stage"]
     if name not in STAGES:
         raise ValueError(f"stage={name!r} is unknown; choose one of {', '.join(STAGES)}.")
@@ -64,7 +69,7 @@ def build(config: Mapping[str, Any], dtype: jnp.dtype = jnp.float32) -> Stage:
             values["learns_variance"] = process.learns_variance
     return Stage(
         name,
-        network_class(**values, dtype=dtype),
+        network_class(**values, dtype=jnp.dtype(dtype)),
         process,
         size=config.get("size", 64),
         low_size=config.get("low_size"),
@@ -107,6 +112,11 @@ def init_params(stage: Stage, key: Key[Array, ""]) -> Params:
     cond = dict(image_embedding=embedding, low_res=video, aug_level=number, fps=number)
     cond |= dict(frame_skip=number, **keyframes(video, jnp.ones((1, 1))))
     return network.init(key, video, t, **cond, **text)["params"]
+
+
+def param_shapes(stage: Stage) -> Any:
+    """Shapes and dtypes of a stage's parameters, as a tree of `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(functools.partial(init_params, stage), jax.random.key(0))
 
 
 # Conditions

@@ -34,9 +34,16 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
-    """AdamW behind a gradient clip, after a linear warm-up; `trainable` is "all" or "temporal"."""
-    rate = optax.linear_schedule(0.0, config["learning_rate"], config["warmup_steps"])
+def make_optimizer(config: Mapping[str, Any], num_steps: int) -> optax.GradientTransformation:
+    """AdamW behind a gradient clip; `trainable` is "all" or "temporal".
+
+    The learning rate rises over `warmup_steps`, and falls to zero over the share `cooldown` of all
+    steps, the last ones.
+    """
+    peak, cooldown = config["learning_rate"], round(config["cooldown"] * num_steps)
+    rise = optax.linear_schedule(0.0, peak, config["warmup_steps"])
+    fall = optax.linear_schedule(peak, 0.0, cooldown)
+    rate = optax.join_schedules([rise, fall], [num_steps - cooldown]) if cooldown else rise
     adam = optax.chain(
         optax.clip_by_global_norm(config["clip_norm"]),
         optax.adamw(
@@ -103,12 +110,12 @@ def draw(rows: Sequence[jax.Array]) -> np.ndarray:
     return media.contact_sheet([row[i] for i in range(len(rows[0])) for row in rows], columns=8)
 
 
-def load_parent(path: str, name: str) -> tuple[stages.Stage, stages.Params]:
+def load_parent(path: str, name: str, dtype: str = "float32") -> tuple[stages.Stage, stages.Params]:
     """A stage and its parameters, from a run's folder or out of a cascade (a folder or a name)."""
     if (pathlib.Path(path) / "checkpoints").is_dir():
-        stage, params, _ = checkpoint.load_ema(path)
+        stage, params, _ = checkpoint.load_ema(path, dtype)
         return stage, params
-    loaded = cascade.load(path)
+    loaded = cascade.load(path, dtype)
     return loaded.stages[name], loaded.params[name]
 
 
@@ -152,12 +159,12 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh)
 
     # Model
-    stage = stages.build(config)
+    stage = stages.build(config, config.dtype)
     if needs_clip(stage) and not config.clip:
         raise ValueError(
             f"{stage.name} is told what CLIP sees; name CLIP's run or a cascade by --config.clip."
         )
-    parents = {"clip": load_parent(config.clip, "clip")} if config.get("clip") else {}
+    parents = {"clip": load_parent(config.clip, "clip", config.dtype)} if config.get("clip") else {}
     frozen = {name: parent_stage for name, (parent_stage, _) in parents.items()}
     frozen_params = {name: params for name, (_, params) in parents.items()}
 
@@ -172,7 +179,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     test_batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 
     # State, born sharded
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
 
     def init_state(init_key):
         params = stages.init_params(stage, init_key)

@@ -182,7 +182,7 @@ class SpaceTimeUNet(nn.Module):
             if level > 0:
                 y = block(y, features, f"up_{level}_resample", "up")
 
-        y = nn.silu(layers.group_norm(y, self.groups, "output_norm"))
+        y = nn.silu(layers.GroupNorm(self.groups, name="output_norm")(y))
         channels = (6 if self.learns_variance else 3) * self.patch**2
         y = convolution(channels, kernel_init=nn.initializers.zeros, name="output")(y)
         return layers.depth_to_space(y, self.patch).astype(jnp.float32)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "cache_compilations", lambda: None)
     return tmp_path
+
+
+def test_flags_for_xla_that_were_given_stay(monkeypatch):
+    flag = "--xla_cpu_experimental_ynn_fusion_type="
+    for given in ("", "--xla_dump_to=x", f"{flag}LIBRARY_FUSION_TYPE_INVALID"):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        cli.choose_cpu_convolutions()
+        cli.choose_cpu_convolutions()
+        assert os.environ["XLA_FLAGS"].startswith(given)
+        assert os.environ["XLA_FLAGS"].count(flag) == 1
 
 
 def refused(capsys, *arguments):
@@ -109,6 +120,7 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
         (["sample", PROMPT, "--frames", "1"], "frames=1 makes an image; say so with --image"),
         (["sample", PROMPT, "--image", "--frames", "16"], "frames=16 does not go with --image"),
         (["sample", PROMPT, "--image", "--out", "x.mp4"], "must end in .png"),
+        (["sample", PROMPT, "--dtype", "float16"], "dtype='float16' is unknown; choose one of"),
         (["convert", "unclip", "nothing", "dst"], "nothing has no model_index.json"),
         (["train", "--config", "nothing.py", "--workdir", "w"], "nothing.py does not exist"),
     ],

@@ -79,6 +79,11 @@ def test_unknown_names_in_a_config_are_refused(change, says):
         stages.build({**tiny.CONFIGS["decoder"], **change})
 
 
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype='float8' is unknown; choose one of float32, bfl"):
+        stages.build(tiny.CONFIGS["decoder"], "float8")
+
+
 # Conditions
 
 

@@ -126,15 +126,29 @@ def test_temporal_training_leaves_all_other_parameters_alone(parents, tmp_path):
     assert all(params_lib.is_temporal(name) for name in moved)
 
 
+def test_the_learning_rate_rises_then_rests_then_falls_to_zero():
+    config = small("decoder", "image", None).optimizer
+    config.update(learning_rate=0.5, warmup_steps=4, cooldown=0.4)
+    optimizer = train.make_optimizer(config, num_steps=10)
+    params = dict(x=jnp.zeros(3))
+    state, rates = optimizer.init(params), []
+    for _ in range(11):
+        update, state = optimizer.update(dict(x=jnp.ones(3)), state, params)
+        rates.append(-float(update["x"][0]))  # Adam moves by the rate where gradients are constant
+    falling = [0.5, 0.375, 0.25, 0.125, 0]
+    np.testing.assert_allclose(rates, [0, 0.125, 0.25, 0.375, 0.5, 0.5, *falling], atol=1e-5)
+
+
 def test_a_small_decoder_learns_one_batch(parents):
     config = small("decoder", "image", parents)
+    config.optimizer.cooldown = 0.0
     stage = stages.build(checkpoint.to_json(config))
     loaded = cascade_lib.load(parents)
     frozen = {"clip": (loaded.stages["clip"], loaded.params["clip"])}
     colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 1, 3)).astype(np.uint8)
     frames = np.broadcast_to(colours, (4, 1, 8, 8, 3))
     config.optimizer.learning_rate = 1e-2
-    optimizer = train.make_optimizer(config.optimizer)
+    optimizer = train.make_optimizer(config.optimizer, config.num_steps)
     params = stages.init_params(stage, jax.random.key(0))
     state = train.TrainState(jnp.zeros((), int), params, params, optimizer.init(params))
     key, losses = jax.random.key(1), []

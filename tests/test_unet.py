@@ -222,14 +222,9 @@ def test_sinusoids_are_cosines_then_sines():
 
 
 def test_group_norm_takes_its_statistics_from_each_frame_alone():
-    class Norm(layers.nn.Module):
-        @layers.nn.compact
-        def __call__(self, x):
-            return layers.group_norm(x, 2, "norm")
-
     x = normal((2, 3, 4, 4, 6)) * np.arange(1, 4, dtype=np.float32).reshape(1, 3, 1, 1, 1)
     scale, bias = normal(6, 1), normal(6, 2)
-    y = Norm().apply({"params": {"norm": dict(scale=scale, bias=bias)}}, x)
+    y = layers.GroupNorm(2).apply({"params": dict(scale=scale, bias=bias)}, x)
     for i, j in np.ndindex(2, 3):
         np.testing.assert_allclose(y[i, j], slow.group_norm(x[i, j], 2, scale, bias), atol=1e-5)
 
@@ -263,20 +258,6 @@ def test_temporal_attention_looks_at_one_pixel_in_all_frames():
         q, k, v = (slow.dense(y, params[name]) for name in "qkv")
         y = slow.dense(slow.attention(q, k, v, 4, np.ones((3, 3), bool)), params["out"])
         np.testing.assert_allclose(found[i, :, row, column], pixel + y, atol=1e-5)
-
-
-@pytest.mark.parametrize("platform", ["cpu", "default"])
-@pytest.mark.parametrize("frames", [1, 5])
-def test_temporal_convolution_in_both_forms_equals_a_loop(monkeypatch, platform, frames):
-    choose = lambda *arguments, **forms: forms[platform](*arguments)
-    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
-    x, kernel = normal((2, frames, 3, 4), 1), normal((3, 4, 6), 2)
-    right = np.zeros((2, frames, 3, 6))
-    for i in range(frames):
-        for tap in range(3):
-            if 0 <= i + tap - 1 < frames:
-                right[:, i] += x[:, i + tap - 1] @ kernel[tap]
-    np.testing.assert_allclose(layers.temporal_convolution(x, kernel), right, atol=1e-5)
 
 
 def test_patches_become_channels_and_back():

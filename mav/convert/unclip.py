@@ -4,7 +4,6 @@ Reads what diffusers' UnCLIPPipeline saves (Karlo: prior, decoder, two super-res
 CLIP's text tower). mav ships none of those weights; their licence goes with the folder.
 """
 
-import functools
 import os
 import pathlib
 import shutil
@@ -163,9 +162,7 @@ def read_licence(source: pathlib.Path) -> str:
 
 def stage_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and shapes of a stage's parameters."""
-    stage = stages.build(config)
-    init = functools.partial(stages.init_params, stage)
-    return params_lib.flatten(jax.eval_shape(init, jax.random.key(0)))
+    return params_lib.flatten(stages.param_shapes(stages.build(config)))
 
 
 def write_stage(folder: pathlib.Path, stage: StageSource, shapes: Mapping, bar: tqdm) -> None:

@@ -1,0 +1,179 @@
+"""Attention, convolution and normalisation, each in the form that suits platform and shape."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+# Attention
+
+TILE = 128  # keys that a fused kernel works on at a time; with fewer it mostly waits
+
+
+def attend(
+    q: Float[Array, "b n c"],
+    k: Float[Array, "b m c"],
+    v: Float[Array, "b m c"],
+    head_dim: int,
+    mask: Bool[Array, "b #n m"] | None = None,
+) -> Float[Array, "b n c"]:
+    """Multi-head attention; True in the mask lets a query see a key. Softmax in float32.
+
+    Fused where cuDNN can do it, so that the scores never lie in memory. On TPUs XLA's own form is
+    used at all sizes: it can be partitioned over a mesh as it is, and the longest rows that mav has
+    are those of 1024 pixels.
+    """
+    q, k, v = (rearrange(x, "b n (h d) -> b n h d", d=head_dim) for x in (q, k, v))
+    mask = None if mask is None else mask[:, None]
+    if has_cudnn() and fits_cudnn(q, k):
+        y = jax.lax.platform_dependent(q, k, v, mask, cuda=_fused, default=_plain)
+    else:
+        y = _plain(q, k, v, mask)
+    return rearrange(y, "b n h d -> b n (h d)")
+
+
+def has_cudnn() -> bool:
+    """Whether this process has a GPU with cuDNN's fused attention (Ampere or newer)."""
+    if jax.default_backend() != "gpu":
+        return False
+    device = jax.local_devices()[0]
+    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8
+
+
+def fits_cudnn(q: Float[Array, "b n h d"], k: Float[Array, "b m h d"]) -> bool:
+    """Whether the fused kernel takes these types and sizes, and gains by it."""
+    head_dim, keys = k.shape[3], k.shape[1]
+    halves = q.dtype in (jnp.bfloat16, jnp.float16)
+    return halves and head_dim % 8 == 0 and head_dim <= 128 and keys >= TILE
+
+
+def _plain(q, k, v, mask):
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+
+
+def _fused(q, k, v, mask, implementation="cudnn"):
+    # cuDNN's gradients want even lengths. The mask hides keys that are added.
+    n, m = q.shape[1], k.shape[1]
+    if mask is None and m % 2:
+        mask = jnp.ones((1, 1, 1, m), bool)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (len(q), 1, n, m))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, n % 2), (0, m % 2)))
+    even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+    q, k, v = even(q), even(k), even(v)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)[:, :n]
+
+
+# Convolution
+
+CHUNK = 2048  # pixels; with more at once XLA:CPU takes its slow way to the gradient
+
+
+@jax.custom_vjp
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "i j c d"], bias: Float[Array, "d"]
+) -> Float[Array, "b h w d"]:
+    """Convolution over h and w with zeros beyond the edges. Differentiable in reverse mode."""
+    return _convolve(x, kernel) + bias[None, None, None]
+
+
+def _convolve(x, kernel):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+def _convolve_forward(x, kernel, bias):
+    return convolve(x, kernel, bias), (x, kernel)
+
+
+def _convolve_backward(residuals, dy):
+    x, kernel = residuals
+    (dx,) = jax.vjp(lambda x: _convolve(x, kernel), x)[1](dy)
+
+    def plain(x, dy):
+        return jax.vjp(lambda kernel: _convolve(x, kernel), kernel)[1](dy)[0]
+
+    def in_chunks(x, dy):
+        # Every n-th example, so that a batch which lies on several devices stays where it is.
+        n = min(len(x), math.ceil(x[..., 0].size / CHUNK))
+        return sum(plain(x[i::n], dy[i::n]) for i in range(n))
+
+    def as_products(x, dy):
+        # A kernel of one column: for every tap a product over all pixels.
+        taps, h = kernel.shape[0], x.shape[1]
+        reach = range(-((taps - 1) // 2), taps // 2 + 1)
+        pairs = [(x[:, max(i, 0) : h + i], dy[:, max(-i, 0) : h - max(i, 0)]) for i in reach]
+        flat = lambda a: a.reshape(-1, a.shape[-1])
+        return jnp.stack([flat(a).T @ flat(b) for a, b in pairs])[:, None]
+
+    cpu = as_products if kernel.shape[1] == 1 else in_chunks
+    dkernel = jax.lax.platform_dependent(x, dy, cpu=cpu, default=plain)
+    dbias = _sum_pixels(dy.reshape(1, -1, 1, dy.shape[-1]))[0]
+    return dx, dkernel, dbias.astype(dy.dtype)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _sum_pixels(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Sum over h and w.
+
+    As a product on CPUs, where XLA computes all that leads to x again inside of a plain sum.
+    """
+    product = lambda x: (jnp.ones((1, x.shape[1])) @ x)[:, 0]
+    total = lambda x: x.sum(1)
+    x = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32)
+    return jax.lax.platform_dependent(x, cpu=product, default=total)
+
+
+# Normalisation
+
+EPSILON = 1e-5  # added to the variance
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def group_norm(
+    x: Float[Array, "b h w c"], scale: Float[Array, "c"], bias: Float[Array, "c"], groups: int
+) -> Float[Array, "b h w c"]:
+    """Group normalisation (Wu & He 2018), computed in float32. Differentiable in reverse mode."""
+    return _group_norm_forward(x, scale, bias, groups)[0]
+
+
+def _group_means(x: Float[Array, "b c"], groups: int) -> Float[Array, "b c"]:
+    """Every entry becomes the mean of its group."""
+    means = x.reshape(len(x), groups, -1).mean(-1)
+    return jnp.repeat(means, x.shape[-1] // groups, axis=-1)
+
+
+def _at_pixels(x: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
+    return x[:, None, None]
+
+
+def _group_norm_forward(x, scale, bias, groups):
+    wide = x.astype(jnp.float32)
+    mean = _group_means(wide.mean((1, 2)), groups)
+    variance = _group_means(((wide - _at_pixels(mean)) ** 2).mean((1, 2)), groups)
+    inverse = jax.lax.rsqrt(variance + EPSILON)
+    factor = inverse * scale[None]
+    y = wide * _at_pixels(factor) + _at_pixels(bias[None] - mean * factor)
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _group_norm_backward(groups, residuals, dy):
+    x, scale, mean, inverse = residuals
+    wide, dy = x.astype(jnp.float32), dy.astype(jnp.float32)
+    pixels = x.shape[1] * x.shape[2]
+    dbias = _sum_pixels(dy)  # of each example
+    dscale = _sum_pixels(dy * (wide - _at_pixels(mean))) * inverse
+    # What moves the mean or the length of a whole group changes nothing, and is taken out.
+    by_mean = inverse * _group_means(scale[None] * dbias, groups) / pixels
+    by_length = inverse**2 * _group_means(scale[None] * dscale, groups) / pixels
+    dx = dy * _at_pixels(inverse * scale[None]) - wide * _at_pixels(by_length)
+    dx -= _at_pixels(by_mean - mean * by_length)
+    return dx.astype(x.dtype), dscale.sum(0), dbias.sum(0)
+
+
+group_norm.defvjp(_group_norm_forward, _group_norm_backward)
