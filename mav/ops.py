@@ -51,7 +51,17 @@ def fits_cudnn(q: Float[Array, "b n h d"], k: Float[Array, "b m h d"]) -> bool:
 
 
 def _plain(q, k, v, mask):
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+    # XLA:CPU runs this up to 4 times as fast as the library's form of it, which transposes inside
+    # of its products (two cores with AVX-512, 68 to 1105 keys).
+    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    scores = product(q, k.swapaxes(-1, -2)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - highest)
+    y = product(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+    return rearrange(y.astype(v.dtype), "b h n d -> b n h d")
 
 
 def _fused(q, k, v, mask, implementation="cudnn"):

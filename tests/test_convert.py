@@ -252,7 +252,7 @@ def test_training_on_videos_starts_from_a_converted_stage(converted, tmp_path, n
     as_tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
     config = importlib.import_module(f"configs.{name}").get_config("karlo,video")
     config.network.update(as_tuples(parent["network"]))
-    config.size, config.frames = 16, 2
+    config.size, config.frames, config.dtype = 16, 2, "float32"
     if name == "sr_256":
         config.low_size = 8
     else:

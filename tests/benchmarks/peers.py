@@ -24,7 +24,7 @@ from flax import linen as nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import decoder as decoder_config
-from mav import bench, layers, stages, unet
+from mav import bench, cli, layers, stages, unet
 from mav import params as params_lib
 
 ROUNDS = 3
@@ -216,6 +216,7 @@ def compare_decoder() -> None:
 
 
 if __name__ == "__main__":
+    cli.choose_cpu_convolutions()  # as every command does
     parts = dict(layers=compare_layers, unet=compare_unet, decoder=compare_decoder)
     print(f"{'':44}    mav s   peer s   ratio mav GFLOP peer GFLOP")
     for part in sys.argv[1:] or parts:
