@@ -266,10 +266,16 @@ def slug(prompt: str) -> str:
 def train(options: argparse.Namespace) -> None:
     """`mav train`."""
     config = read_config(options.config, options.rest)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow writes the curves, silently
+    silence_tensorflow()
     from mav import train as train_lib
 
     train_lib.run(config, options.workdir)
+
+
+def silence_tensorflow() -> None:
+    """Keeps TensorFlow, which only writes the curves, from talking about its kernels."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def read_config(path: str, overrides: Sequence[str]):
@@ -320,7 +326,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """`mav bench`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    silence_tensorflow()
     from mav import bench as bench_lib
 
     path, _, argument = options.config.partition(":")

@@ -339,7 +339,7 @@ def run(
     out_dir: str | os.PathLike,
     num_prompts: int = 96,
     size: int = 64,
-    frames: int = 16,
+    frames: int = 76,
     seed: int = 0,
     progress: cascade_lib.Progress | None = None,
     judge: classifier.Judge | None = None,
