@@ -29,11 +29,12 @@ class Settings:
     """How a cascade is sampled. The tables are by stage.
 
     steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
-    plain conditional. fps: frames per second of the 16 frames of the decoder. frame_skip: output
-    frames per decoder frame. frames: 1, the decoder's 16, or all after interpolation. size: 64, 256
-    or 768, where the cascade stops. candidates: prior samples, of which the one nearest to the text
-    is kept (unCLIP §2.2). aug_level: noise put on the input of each super-resolution, in timesteps.
-    chunk: frames that sr_768 takes at once, which bounds memory.
+    plain conditional. aug_level: noise put on the input of each super-resolution, in timesteps.
+    candidates: samples of prior and decoder, 1 where not named, of which the one nearest to the
+    text in CLIP's eyes is kept (unCLIP §2.2). fps: frames per second of the 16 frames of the
+    decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or all after
+    interpolation. size: 64, 256 or 768, where the cascade stops. chunk: frames that sr_768 takes at
+    once, which bounds memory.
     """
 
     steps: Mapping[str, int]
@@ -41,11 +42,11 @@ class Settings:
     spacing: Mapping[str, str]
     guidance_scale: Mapping[str, float]
     aug_level: Mapping[str, int]
+    candidates: Mapping[str, int]
     fps: float = 3.0
     frame_skip: int = 5
     frames: int = 76
     size: int = 768
-    candidates: int = 2
     chunk: int = 4
 
     def updated(self, changes: Mapping[str, Any]) -> "Settings":
@@ -182,9 +183,19 @@ class Cascade:
             )
         if not 1 <= settings.fps <= 30:
             raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
-        for name in ("candidates", "chunk"):
-            if getattr(settings, name) < 1:
-                raise ValueError(f"{name}={getattr(settings, name)} must be at least 1.")
+        if settings.chunk < 1:
+            raise ValueError(f"chunk={settings.chunk} must be at least 1.")
+        for stage, number in settings.candidates.items():
+            if number < 1 or stage not in ("prior", "decoder"):
+                raise ValueError(
+                    f"candidates of {stage}={number} are impossible; prior and decoder have 1 or "
+                    "more."
+                )
+        if settings.candidates.get("decoder", 1) > 1 and not self.stages["clip"].network.image_size:
+            raise ValueError(
+                f"{self.name} cannot choose among candidates of the decoder, since its CLIP has no "
+                "image tower; leave them at 1."
+            )
         for stage in self._path(settings):
             self._table(stage, settings)
         return settings
@@ -229,7 +240,10 @@ class Cascade:
 
     def _stream(self, prompt, settings, report, keys):
         image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
-        video = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
+        candidates = jnp.repeat(image_embedding, settings.candidates.get("decoder", 1), axis=0)
+        video = self.decode(candidates, keys["decoder"], settings, report, prompt)
+        if len(video) > 1:
+            video = self.nearest(video, prompt)
         path = self._path(settings)
         if "interpolation" in path:
             video = self.interpolate(video, keys["interpolation"], settings, report)
@@ -244,9 +258,10 @@ class Cascade:
         self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
     ) -> Float[Array, "1 d"]:
         """The image embedding that the prior imagines for a prompt (P)."""
-        cond, null = self.embed_text(prompt, settings.candidates)
+        candidates = settings.candidates.get("prior", 1)
+        cond, null = self.embed_text(prompt, candidates)
         network = self.stages["clip"].network
-        shape = (settings.candidates, network.embedding_features)
+        shape = (candidates, network.embedding_features)
         found = self._sample("prior", key, shape, cond, null, settings, report)
         prior, params = self.stages["prior"].network, self.params["prior"]
         found = prior.apply({"params": params}, found, method="unwhiten")
@@ -288,6 +303,14 @@ class Cascade:
             cond, null = cond | text, null | no_text
         shape = (b, frames, stage.size, stage.size, 3)
         return self._sample("decoder", key, shape, cond, null, settings, report)
+
+    def nearest(self, videos: Float[Array, "b f h w 3"], prompt: str) -> Float[Array, "1 f h w 3"]:
+        """The video whose frames are nearest to the prompt, in the mean over frames."""
+        frames = videos.reshape(-1, 1, *videos.shape[2:])
+        images = clip.normalize(self.embed_first_frame(frames))
+        text = clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
+        best = jnp.argmax((images @ text).reshape(len(videos), -1).mean(1))
+        return videos[best][None]
 
     def interpolate(
         self,

@@ -93,7 +93,6 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
     sub.add_argument("--frames", type=int, help="16 or 76")
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
-    sub.add_argument("--candidates", type=int, help="samples of the prior, of which one is taken")
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     for table, kind in TABLES.items():
         sub.add_argument(
@@ -177,8 +176,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-TABLES = dict(steps=int, guidance_scale=float, sampler=str, spacing=str, aug_level=int)
-EXAMPLES = dict(steps=25, guidance_scale=4, sampler="ddpm", spacing="linspace", aug_level=50)
+TABLES = dict(
+    steps=int, guidance_scale=float, sampler=str, spacing=str, aug_level=int, candidates=int
+)
+EXAMPLES = dict(
+    steps=25, guidance_scale=4, sampler="ddpm", spacing="linspace", aug_level=50, candidates=4
+)
 
 
 def _entry(kind):
@@ -205,7 +208,7 @@ def sample(options: argparse.Namespace) -> None:
 
     if options.num < 1:
         raise ValueError(f"num={options.num} must be at least 1.")
-    plain = ("fps", "frame_skip", "size", "frames", "candidates")
+    plain = ("fps", "frame_skip", "size", "frames")
     changes = {name: getattr(options, name) for name in plain if getattr(options, name) is not None}
     changes |= {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
     if options.image and options.frames is not None:

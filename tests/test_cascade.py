@@ -66,6 +66,27 @@ def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
         np.testing.assert_array_equal(frame, frames[0])
 
 
+def test_of_several_videos_the_one_nearest_to_the_text_is_kept(cascade):
+    videos = jnp.tanh(3 * noise.normal((5, 4, 8, 8, 3), seed=1))
+    text = np.asarray(cascade.embed_text(PROMPT, 1)[0]["text_embedding"])[0]
+    cosines = np.empty((5, 4))
+    for i, j in np.ndindex(5, 4):
+        image = np.asarray(cascade.embed_first_frame(videos[i : i + 1, j : j + 1]))[0]
+        cosines[i, j] = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    best = cosines.mean(1).argmax()
+    assert best != 0
+    np.testing.assert_array_equal(cascade.nearest(videos, PROMPT), videos[best : best + 1])
+
+
+def test_the_decoder_draws_as_many_candidates_as_asked(cascade, monkeypatch):
+    seen = []
+    nearest = lambda self, videos, prompt: seen.append(len(videos)) or videos[:1]
+    monkeypatch.setattr(cascade_lib.Cascade, "nearest", nearest)
+    cascade.text_to_image(PROMPT, progress=cascade_lib.silent, size=8, candidates=3)
+    cascade.text_to_image(PROMPT, progress=cascade_lib.silent, size=8)
+    assert seen == [3]
+
+
 def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
     given = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
     filled = cascade.interpolate(given, jax.random.key(0), cascade.settings)
@@ -115,6 +136,8 @@ def test_each_stage_compiles_its_network_once(cascade):
         (dict(steps={"decoder": 0}), "decoder: steps=0 must lie between 1 and 1000"),
         (dict(steps={"decodr": 5}), "steps names the stage 'decodr'; choose among prior"),
         (dict(sampler={"decoder": "euler"}), "decoder: sampler='euler' is unknown"),
+        (dict(candidates={"sr_256": 2}), "candidates of sr_256=2 are impossible"),
+        (dict(candidates=0), "candidates of decoder=0 are impossible"),
         (dict(colour="red"), "setting 'colour' is unknown"),
     ],
 )

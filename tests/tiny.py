@@ -74,6 +74,7 @@ SETTINGS = dict(
     spacing=dict.fromkeys(CONFIGS, "trailing"),
     guidance_scale=dict(decoder=2.0),
     aug_level=dict(sr_256=10, sr_768=10),
+    candidates=dict(prior=2),
     size=32,
     chunk=5,
 )

@@ -32,7 +32,7 @@ SETTINGS = dict(
     guidance_scale=dict(prior=4.0, decoder=8.0),
     aug_level=dict(sr_256=0),
     frames=1,
-    candidates=1,
+    candidates=dict(prior=1),
 )
 
 
