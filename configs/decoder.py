@@ -47,6 +47,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     kind = "videos" if video else "images"
     if size == "cutout":
         common.cutout_data(c, kind, batch_size=4 if video else 32, size=64, crop=64)
+        if video:  # it is sampled at 3 fps, where things go far
+            c.data.fps_start, c.data.fps_end = (1.5, 1.0), (0.5, 2.0)
     else:
         common.real_data(c, kind, batch_size=512 if video else 2048, size=64, crop=64)
         if not video:
@@ -59,7 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     if size == "cutout":
         common.cutout_optimizer(c, learning_rate=6e-4)
-        c.num_steps = 4_000 if video else 13_000
+        c.num_steps = 5_000 if video else 13_000
         c.save_every = 500
         c.eval.every = 500 if video else 1000
     else:
