@@ -254,7 +254,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
             since, clock = step, time.monotonic()
         if step % config.save_every == 0 or last:
             checkpoints.save(state, {"batches": batches.get_state()})
-        if stopped:
+        if last:
             break
     bar.close()
     writer.close()

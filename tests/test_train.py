@@ -97,6 +97,15 @@ def test_a_terminated_run_saves_where_it_is(parents, tmp_path, monkeypatch):
     assert int(newest(tmp_path)["step"]) == 1
 
 
+def test_a_run_terminated_while_it_logs_saves_after_the_next_step(parents, tmp_path, monkeypatch):
+    usual = train.draw
+    monkeypatch.setattr(train, "draw", lambda rows: stopping(1, usual)(rows))
+    config = small("sr_768", "image", parents)
+    config.eval.every = 1
+    train.run(config, tmp_path)
+    assert int(newest(tmp_path)["step"]) == 2
+
+
 def test_interpolation_starts_as_its_decoder(parents, tmp_path):
     config = small("interpolation", "video", parents, num_steps=1)
     config.init = str(parents)
