@@ -303,11 +303,21 @@ def test_converting_again_changes_nothing_and_other_weights_are_refused(
     before = state()
     assert convert(source, folder) == 0
     assert "already made of these files" in capsys.readouterr().out
+
+    def refused():
+        assert convert(source, folder) == 2
+        assert "was not made of these files" in capsys.readouterr().err
+        assert state() == before
+
     weights = source / "prior" / "diffusion_pytorch_model.safetensors"
-    rewrite(weights, lambda t: {k: v.astype(np.float32) for k, v in t.items()})
-    assert convert(source, folder) == 2
-    assert "was not made of these files" in capsys.readouterr().err
-    assert state() == before
+    usual = weights.read_bytes()
+    rewrite(weights, lambda t: {k: 2 * v for k, v in t.items()})  # of the same shapes
+    refused()
+    weights.write_bytes(usual)
+    scheduler = source / "decoder_scheduler" / "scheduler_config.json"
+    settings = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps(settings | dict(num_train_timesteps=500)))
+    refused()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

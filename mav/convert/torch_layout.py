@@ -214,11 +214,10 @@ def read(sources: Sources, name: str) -> np.ndarray:
 
 
 def describe(files: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Names, sizes and header checksums of weight files, which tell one release from another."""
+    """Names, sizes and checksums of weight files, which tell one release from another."""
     result = {}
     for path in files:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            checksum = hashlib.sha256(file.read(min(length, 2**27))).hexdigest()
-        result[path.name] = dict(bytes=path.stat().st_size, header_sha256=checksum)
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        result[path.name] = dict(bytes=path.stat().st_size, sha256=checksum)
     return result

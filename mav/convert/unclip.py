@@ -4,6 +4,7 @@ Reads what diffusers' UnCLIPPipeline saves (Karlo: prior, decoder, two super-res
 CLIP's text tower). mav ships none of those weights; their licence goes with the folder.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -63,8 +64,7 @@ def run(
         for component, _ in stage.sources
     }
     if root.exists():
-        index = root / "cascade.json"
-        if index.is_file() and params_lib.read_json(index)["provenance"].get("files") == files:
+        if is_made_of(root, found, files):
             print(f"{root} is already made of these files")
             return
         raise ValueError(f"{root} exists and was not made of these files; choose another folder.")
@@ -93,6 +93,18 @@ def run(
         bar.close()
         shutil.rmtree(aside, ignore_errors=True)
     report(root, found, shapes, licence)
+
+
+def is_made_of(root: pathlib.Path, found: Mapping, files: Mapping[str, Any]) -> bool:
+    """Whether a folder is a cascade of these weight files, with the same configs."""
+    index = root / "cascade.json"
+    if not index.is_file() or params_lib.read_json(index)["provenance"].get("files") != files:
+        return False
+    as_written = lambda config: json.loads(json.dumps(config))  # tuples are lists in a file
+    return all(
+        params_lib.read_json(root / name / "config.json") == as_written(stage.config)
+        for name, stage in found.items()
+    )
 
 
 def require_pipeline(source: pathlib.Path) -> None:
