@@ -81,7 +81,8 @@ def get_process(size: str) -> ConfigDict:
     p.num_timesteps = 1000
     if size == "cutout":
         p.prediction = "x0"  # behind a space-to-depth stem eps and v leave noise
-        p.weight_cap = 25.0
+        p.weight_cap = 5.0
+        p.shared_noise = 0.5  # PYoCo's best (alpha = 1); clips then learn from fewer steps
     else:
         p.prediction = "eps"
         p.variance = "learned_range"

@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     c.network = ConfigDict(dict(NETWORKS[size], low_res=True))
     c.process = sr_256.get_process(size)
+    c.process.shared_noise = 1.0  # or details flicker, MAV §3.2.2
     c.loss.max_aug_level = dict(cutout=100, karlo=0, paper=100)[size]  # timesteps
 
     if size == "cutout":

@@ -94,16 +94,14 @@ def silent(stage: str, done: int, total: int) -> None:
     """A progress report for tests and servers: nothing."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
-def _advance(stage, guidance_scale, noise_shape, keeps, state, rows, params, cond, null):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _advance(stage, guidance_scale, keeps, state, rows, params, cond, null):
     """One compiled piece of a sampling loop; every stage compiles it once."""
     project = lambda x0: x0
     if keeps:  # the frames that the interpolation was given stay as they are
         project = lambda x0: jnp.where(cond["mask"] > 0, cond["keyframes"], x0)
     predict = stages.predictor(stage, params, cond, null, guidance_scale)
-    return samplers.advance(
-        predict, stage.process, state, rows, noise_shape=noise_shape, project=project
-    )
+    return samplers.advance(predict, stage.process, state, rows, project)
 
 
 _embed_text = jax.jit(stages.embed_text, static_argnums=0)
@@ -400,10 +398,7 @@ class Cascade:
         """Runs one stage's sampler in pieces of one network call, reporting after each."""
         rows = self._table(name, settings)
         scale = float(settings.guidance_scale.get(name, 1.0))
-        # Every frame of sr_768 sees the same noise, or details flicker (MAV §3.2.2).
-        shared = name == "sr_768"
-        noise_shape = (shape[0], 1, *shape[2:]) if shared else shape
-        state = samplers.start(key, shape, noise_shape)
+        state = samplers.start(self.stages[name].process, key, shape)
         num_steps = len(rows["t"])
         report(name, 0, num_steps)
         for i in range(num_steps):
@@ -414,7 +409,6 @@ class Cascade:
             state = _advance(
                 self.stages[used],
                 scale,
-                noise_shape,
                 "mask" in cond,
                 state,
                 row,

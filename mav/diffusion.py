@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 SCHEDULES = ("cosine", "linear")
 PREDICTIONS = ("eps", "x0", "v")
@@ -83,6 +83,9 @@ class Process:
     clip: x0 is kept in [-clip, clip] while sampling; None leaves it free.
     dynamic_threshold: percentile in (0, 1) of |x0| to which a sample is scaled back instead of
       clipped (Imagen §2.3); None clips.
+    shared_noise: share of the noise's variance that all frames of a video have in common. What is
+      equal in all frames then starts out equal (PYoCo, Ge et al. 2023, §3.2); with 1, networks that
+      see one frame at a time put the same details into each (MAV §3.2.2).
     """
 
     schedule: Schedule = Schedule()
@@ -91,14 +94,28 @@ class Process:
     weight_cap: float | None = None
     clip: float | None = 1.0
     dynamic_threshold: float | None = None
+    shared_noise: float = 0.0
 
     def __post_init__(self):
         _require("prediction", self.prediction, PREDICTIONS)
         _require("variance", self.variance, VARIANCES)
+        if not 0 <= self.shared_noise <= 1:
+            raise ValueError(f"shared_noise={self.shared_noise} must lie between 0 and 1.")
 
     @property
     def learns_variance(self) -> bool:
         return self.variance == "learned_range"
+
+    def noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
+        """Standard normal noise; frames, whose axis is the second, share some of it."""
+        share = self.shared_noise
+        if share == 0:
+            return jax.random.normal(key, shape)
+        if share == 1:
+            return jnp.broadcast_to(jax.random.normal(key, (shape[0], 1, *shape[2:])), shape)
+        keys = jax.random.split(key)
+        together = jax.random.normal(keys[0], (shape[0], 1, *shape[2:]))
+        return np.sqrt(share) * together + np.sqrt(1 - share) * jax.random.normal(keys[1], shape)
 
     def diffuse(self, x0: Array, t: Int[Array, "b"], eps: Array) -> Array:
         """x_t for given noise, q(x_t | x_0) of DDPM Eq. 4."""

@@ -95,13 +95,10 @@ def _multistep(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.
     return x, total - last, last
 
 
-def start(
-    key: Key[Array, ""], shape: tuple[int, ...], noise_shape: tuple[int, ...] | None = None
-) -> State:
-    """Pure noise. noise_shape: as in `advance`."""
+def start(process: diffusion.Process, key: Key[Array, ""], shape: tuple[int, ...]) -> State:
+    """Pure noise."""
     first, rest = jax.random.split(key)
-    x = jnp.broadcast_to(jax.random.normal(first, noise_shape or shape), shape)
-    return State(x, jnp.zeros(shape), rest)
+    return State(process.noise(first, shape), jnp.zeros(shape), rest)
 
 
 def advance(
@@ -109,15 +106,11 @@ def advance(
     process: diffusion.Process,
     state: State,
     rows: dict[str, Array],
-    *,
-    noise_shape: tuple[int, ...] | None = None,
     project: Callable[[Array], Array] = lambda x0: x0,
 ) -> State:
     """Runs the sampler over the given rows of a table, as one scan.
 
     predict: (x_t, timesteps) -> network output, guidance included.
-    noise_shape: in which noise is drawn before it is broadcast to the sample's, [b, 1, h, w, c] for
-      noise shared by all frames (MAV §3.2.2); None draws it for every entry.
     project: applied to each predicted clean sample, to hold known frames in place.
     """
 
@@ -126,7 +119,7 @@ def advance(
         prediction, variance = process.split(predict(state.x, t))
         x0 = project(process.bound(process.to_x0(prediction, state.x, t)))
         key, draw = jax.random.split(state.key)
-        z = jax.random.normal(draw, noise_shape or state.x.shape)
+        z = process.noise(draw, state.x.shape)
         scale = row["noise"]
         if variance is not None:
             log = diffusion.learned_log_variance(variance, row["low"], row["high"])
@@ -146,11 +139,8 @@ def sample(
     num_steps: int,
     sampler: str = "ddim",
     spacing: str = "linspace",
-    noise_shape: tuple[int, ...] | None = None,
     project: Callable[[Array], Array] = lambda x0: x0,
 ) -> Array:
     """A sample of the given shape from pure noise: `start`, then `advance` over the whole table."""
     rows = table(process, sampler, num_steps, spacing)
-    state = start(key, shape, noise_shape)
-    state = advance(predict, process, state, rows, noise_shape=noise_shape, project=project)
-    return state.x
+    return advance(predict, process, start(process, key, shape), rows, project).x

@@ -254,12 +254,9 @@ def low_res_condition(
 ) -> dict[str, Array]:
     """What a super-resolution is told: the noised, then enlarged input, and the noise level.
 
-    level: in timesteps, 0 adds nothing. The noise is the same for all frames where the network
-    sees one frame at a time (MAV §3.2.2).
+    level: in timesteps, 0 adds nothing.
     """
-    frames = low.shape[1] if stage.network.temporal else 1
-    eps = jax.random.normal(key, (len(low), frames, *low.shape[2:]))
-    noisy = stage.process.diffuse(low, level, jnp.broadcast_to(eps, low.shape))
+    noisy = stage.process.diffuse(low, level, stage.process.noise(key, low.shape))
     low = jnp.where(diffusion.expand(level, low) > 0, noisy, low)
     cond = dict(low_res=enlarge(low, size))
     if stage.network.aug_level:
@@ -296,7 +293,7 @@ def denoising_loss(stage, options, params, batch, key, frozen):
     example_key, t_key, eps_key, dropout_key = jax.random.split(key, 4)
     x0, cond = EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
     t = draw_timesteps(stage, t_key, len(x0))
-    eps = jax.random.normal(eps_key, x0.shape)
+    eps = stage.process.noise(eps_key, x0.shape)
     output = stage.network.apply(
         {"params": params},
         stage.process.diffuse(x0, t, eps),

@@ -80,6 +80,15 @@ def test_noise_is_added_as_in_ddpm():
     np.testing.assert_allclose(x_t, noised(COSINE, x0, eps), atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_frames_share_the_variance_of_their_noise_that_they_are_told_to(share):
+    noise = diffusion.Process(shared_noise=share).noise(jax.random.key(5), (3, 4, 50, 50, 8))
+    flat = np.asarray(noise, np.float64).reshape(12, -1)
+    same_video = np.kron(np.eye(3), np.ones((4, 4)))
+    expected = share * same_video + (1 - share) * np.eye(12)
+    np.testing.assert_allclose(np.cov(flat), expected, atol=0.03)  # six standard errors
+
+
 @pytest.mark.parametrize("prediction", diffusion.PREDICTIONS)
 def test_a_right_prediction_of_any_kind_gives_back_the_clean_video(prediction):
     process = diffusion.Process(LINEAR, prediction)
@@ -231,6 +240,7 @@ def test_a_guidance_scale_of_one_is_conditional_and_zero_is_not():
         (lambda: diffusion.Schedule("cosine", 1), "num_timesteps=1"),
         (lambda: diffusion.Process(prediction="score"), "prediction='score'.*eps, x0, v"),
         (lambda: diffusion.Process(variance="large"), "variance='large'"),
+        (lambda: diffusion.Process(shared_noise=1.5), "shared_noise=1.5 must lie between 0 and 1"),
     ],
 )
 def test_impossible_processes_are_refused(make, says):

@@ -65,7 +65,7 @@ CONFIGS = dict(
         size=32,
         low_size=16,
         network=dict(UNET, low_res=True, aug_level=True, patch=2),
-        process=DIFFUSION,
+        process=dict(DIFFUSION, shared_noise=1.0),
     ),
 )
 SETTINGS = dict(
