@@ -82,7 +82,7 @@ def get_process(size: str) -> ConfigDict:
     if size == "cutout":
         p.prediction = "x0"  # behind a space-to-depth stem eps and v leave noise
         p.weight_cap = 5.0
-        p.shared_noise = 0.5  # PYoCo's best (alpha = 1); clips then learn from fewer steps
+        p.shared_noise = 0.5  # a house is then drawn alike in all frames from the start
     else:
         p.prediction = "eps"
         p.variance = "learned_range"

@@ -84,8 +84,8 @@ class Process:
     dynamic_threshold: percentile in (0, 1) of |x0| to which a sample is scaled back instead of
       clipped (Imagen §2.3); None clips.
     shared_noise: share of the noise's variance that all frames of a video have in common. What is
-      equal in all frames then starts out equal (PYoCo, Ge et al. 2023, §3.2); with 1, networks that
-      see one frame at a time put the same details into each (MAV §3.2.2).
+      equal in all frames then starts out equal (the mixed noise of PYoCo, Ge et al. 2023); with 1,
+      networks that see one frame at a time put the same details into each (MAV §3.2.2).
     """
 
     schedule: Schedule = Schedule()
@@ -107,7 +107,7 @@ class Process:
         return self.variance == "learned_range"
 
     def noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
-        """Standard normal noise; frames, whose axis is the second, share some of it."""
+        """Standard normal noise [b, f, ...], some of it shared by the frames of each video."""
         share = self.shared_noise
         if share == 0:
             return jax.random.normal(key, shape)

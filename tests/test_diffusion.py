@@ -86,7 +86,7 @@ def test_frames_share_the_variance_of_their_noise_that_they_are_told_to(share):
     flat = np.asarray(noise, np.float64).reshape(12, -1)
     same_video = np.kron(np.eye(3), np.ones((4, 4)))
     expected = share * same_video + (1 - share) * np.eye(12)
-    np.testing.assert_allclose(np.cov(flat), expected, atol=0.03)  # six standard errors
+    np.testing.assert_allclose(np.cov(flat), expected, atol=0.03)  # three standard errors
 
 
 @pytest.mark.parametrize("prediction", diffusion.PREDICTIONS)
