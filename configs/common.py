@@ -24,9 +24,13 @@ def get_base(size: str) -> ConfigDict:
     c.init = config_dict.placeholder(str)  # run or cascade to start from
     # In which networks compute; parameters and statistics are float32.
     c.dtype = "float32" if size == "cutout" else "bfloat16"
+    c.remat = "none"  # what the backward pass computes again: "blocks" or "products" save memory
+    c.microbatches = 1  # parts of a batch, one after the other, which saves memory too
+    c.max_skipped = 20  # steps in a row with gradients that are not finite, before it stops
     c.loss = ConfigDict()
 
-    c.optimizer = ConfigDict()  # AdamW, PAPER.md 1.7
+    c.optimizer = ConfigDict()  # PAPER.md 1.7
+    c.optimizer.name = "adamw"  # or "muon"
     c.optimizer.learning_rate = 1.2e-4
     c.optimizer.warmup_steps = 1000
     c.optimizer.cooldown = 0.0  # share of the steps
@@ -38,8 +42,9 @@ def get_base(size: str) -> ConfigDict:
     c.optimizer.ema_decay = 0.9999
     c.optimizer.trainable = "all"  # or "temporal"; the paper says both (MAV §3.2.2, §3.4)
 
-    c.mesh = ConfigDict(dict(data=1))
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, context=1))  # -1: all other devices
 
+    c.profile_at = config_dict.placeholder(int)  # step from which five are recorded in detail
     c.log_every = 50  # steps
     c.save_every = 1000
     c.eval = ConfigDict()
@@ -58,25 +63,37 @@ def cutout_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int)
     c.data.batch_size = batch_size
     c.data.size = size  # pixels, of the whole picture
     c.data.crop = crop  # pixels, of the window that is learned from
-    c.data.threads = 1  # two cores are best left to the network
+    c.data.crop_at = "random"  # or "centre"
+    c.data.flip_prob = 0.0  # captions say left and right
+    c.data.workers = 0  # processes that read and decode, beside this one; 0 leaves it to this one
+    c.data.threads = 1  # of each; two cores are best left to the network
     c.data.prefetch = 64  # examples
     if kind == "images":
         c.data.caption_drop_prob = 0.0
     else:
         c.data.fps_start = (3.0, 1.0)  # Beta over 1..30: little motion at first (MAV §3.4)
         c.data.fps_end = (0.6, 1.2)
+        c.data.stills = 0  # single images beside each clip, so that nothing of them is forgotten
+        c.data.stills_from = "cutout"
 
 
 def real_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int) -> None:
     """As `cutout_data`, of a set that --config.data.images or --config.data.videos names."""
     cutout_data(c, kind, batch_size, size, crop)
     c.data[kind] = config_dict.placeholder(str)
-    c.data.threads = 16
+    if kind == "videos":
+        c.data.stills_from = config_dict.placeholder(str)
+        c.data.flip_prob = 0.5
+    elif crop == size:
+        c.data.crop_at = "centre"  # as captions mean it
+    c.data.workers = 8
+    c.data.threads = 2
     c.data.prefetch = 1024
 
 
-def cutout_optimizer(c: ConfigDict, learning_rate: float) -> None:
+def cutout_optimizer(c: ConfigDict, learning_rate: float, name: str = "adamw") -> None:
     """Small networks learn fast and are averaged over less."""
+    c.optimizer.name = name
     c.optimizer.learning_rate = learning_rate
     c.optimizer.warmup_steps = 200
     c.optimizer.cooldown = 0.2

@@ -34,7 +34,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.masks = dict(every=0.6, first=0.15, last=0.05, ends=0.1, one=0.05, none=0.05)
 
     if size == "cutout":
-        common.cutout_optimizer(c, learning_rate=6e-4)
+        c.loss.perceptual = 0.3  # as the decoder
+        common.cutout_optimizer(c, learning_rate=1.2e-3, name="muon")
         c.num_steps = 1500
         c.save_every = 250
         c.eval.every = 500

@@ -51,7 +51,7 @@ def unet(key):
     print("inflated:", found.shape, "differs by", abs(found - jnp.concatenate(by_frame, 1)).max())
 
     process = diffusion.Process(diffusion.Schedule("cosine"), prediction="v")
-    predict = lambda x, t: video.apply({"params": video_params}, x, t)
+    predict = lambda x, t, last_x0: video.apply({"params": video_params}, x, t)
     sample = samplers.sample(predict, process, key, x.shape, num_steps=4, sampler="dpm++")
     print("sampled:", sample.shape)
 

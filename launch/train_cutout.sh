@@ -33,7 +33,8 @@ stage() { # name of the run, config, further arguments
 stage clip clip.py:cutout "$IMAGES"
 stage prior prior.py:cutout "$CLIP" "$IMAGES"
 stage decoder_image decoder.py:cutout,image "$CLIP" "$IMAGES"
-stage decoder decoder.py:cutout,video "$CLIP" --config.init="$RUNS/decoder_image"
+stage decoder decoder.py:cutout,video "$CLIP" --config.init="$RUNS/decoder_image" \
+    --config.data.stills_from="$RUNS/data/cutout_images/64/1.0.0"
 stage interpolation interpolation.py:cutout "$CLIP" --config.init="$RUNS/decoder"
 stage sr_256_image sr_256.py:cutout,image
 stage sr_256 sr_256.py:cutout,video --config.init="$RUNS/sr_256_image"

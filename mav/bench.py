@@ -1,10 +1,6 @@
 """How fast a stage computes here: `mav bench --config configs/decoder.py:cutout,video`."""
 
-import functools
-import os
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +10,8 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from mav import sharding, stages, train
-
-REPEATS = 5
+from mav import program, sharding, stages
+from mav import recipe as recipe_lib
 
 
 class Row(NamedTuple):
@@ -28,25 +23,6 @@ class Row(NamedTuple):
     bytes: int  # on each device
 
 
-class Program:
-    """A jitted function, compiled for shapes alone.
-
-    Raises ValueError if it needs more memory than a device has, before any is taken.
-    """
-
-    def __init__(self, function: Callable, *shapes: Any):
-        self.flops = count_flops(function, *shapes)
-        self.run = function.lower(*shapes).compile()
-        memory = self.run.memory_analysis()
-        self.bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        self.bytes += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        if self.bytes > device_memory():
-            raise ValueError(
-                f"this needs {self.bytes / 2**30:.1f} GiB on each device, which has "
-                f"{device_memory() / 2**30:.1f} GiB free; lower data.batch_size."
-            )
-
-
 def run(config: ConfigDict, clip_config: ConfigDict) -> None:
     """Times a stage's forward pass and training step on random data, and prints a report.
 
@@ -54,7 +30,7 @@ def run(config: ConfigDict, clip_config: ConfigDict) -> None:
     Raises ValueError if a program does not fit into memory.
     """
     mesh = sharding.make_mesh(config.mesh)
-    peak = matrix_peak(config.dtype) * mesh.size
+    peak = program.matrix_peak(config.dtype) * mesh.size
     rows, error = measure(config, clip_config)
     frames = config.frames if "frames" in config else 1
     print(
@@ -75,23 +51,22 @@ def run(config: ConfigDict, clip_config: ConfigDict) -> None:
 def measure(config: ConfigDict, clip_config: ConfigDict) -> tuple[list[Row], float]:
     """Rows for the forward pass and the training step, and the relative error of the dtype."""
     mesh = sharding.make_mesh(config.mesh)
-    stage = stages.build(config, config.dtype)
-    clip_stage = stages.build(clip_config, config.dtype)
-    frozen = {"clip": clip_stage} if train.needs_clip(stage) else {}
-    options, ema_decay = config.loss.to_dict(), config.optimizer.ema_decay
-    optimizer = train.make_optimizer(config.optimizer, config.num_steps)
-    key = jax.random.key(config.seed)
+    with sharding.use(mesh):
+        return _measure(config, clip_config, mesh)
 
-    def make_state(key):
-        params, step = noise(stages.param_shapes(stage), key), jnp.zeros((), jnp.int32)
-        return train.TrainState(step, params, params, optimizer.init(params))
 
-    def make_parents(key):
-        return {name: noise(stages.param_shapes(parent), key) for name, parent in frozen.items()}
+def _measure(config, clip_config, mesh):
+    recipe, state, batch, parents = recipe_lib.shapes(config, clip_config, mesh)
+    stage, key = recipe.stage, jax.random.key(config.seed)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, (state, parents))
+    make_state = lambda key: recipe.start(noise(state.params, key))
+    make_state = jax.jit(make_state, out_shardings=layouts[0])
+    make_parents = lambda key: {name: noise(leaves, key) for name, leaves in parents.items()}
+    make_parents = jax.jit(make_parents, out_shardings=layouts[1])
 
     def make_inputs(params, batch, parents, key):
-        together = {name: (frozen[name], params) for name, params in parents.items()}
-        return network_inputs(stage, options, params, batch, key, together)
+        together = recipe.together(parents)
+        return network_inputs(stage, recipe.loss, params, batch, key, together)
 
     def forward(params, inputs):
         return stage.network.apply({"params": params}, **inputs)
@@ -99,16 +74,10 @@ def measure(config: ConfigDict, clip_config: ConfigDict) -> tuple[list[Row], flo
     def exact(params, inputs):
         return stages.build(config).network.apply({"params": params}, **inputs)
 
-    def step(state, batch, parents):
-        return train.train_step(
-            stage, options, optimizer, ema_decay, state, batch, parents, frozen, key
-        )
-
-    layout = sharding.shard_like_parameters(jax.eval_shape(make_state, key), mesh)
-    make_state = jax.jit(make_state, out_shardings=layout)
-    make_parents, make_inputs = jax.jit(make_parents), jax.jit(make_inputs)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
-    batch = sharding.shard_batch(random_batch(config, stage, clip_stage), mesh)
+    inputs = jax.eval_shape(make_inputs, state.params, batch, parents, key)
+    inputs = sharding.placed_examples(inputs, mesh)
+    make_inputs = jax.jit(make_inputs, out_shardings=jax.tree.map(lambda x: x.sharding, inputs))
+    step = jax.jit(recipe.step, donate_argnums=0, out_shardings=(layouts[0], None))
 
     with tqdm(total=5, leave=False) as bar:
 
@@ -117,33 +86,46 @@ def measure(config: ConfigDict, clip_config: ConfigDict) -> tuple[list[Row], flo
             bar.update()
 
         begin("compiling the forward pass")
-        state, parents = jax.eval_shape(make_state, key), jax.eval_shape(make_parents, key)
-        inputs = jax.eval_shape(make_inputs, state.params, batch, parents, key)
-        forward = Program(jax.jit(forward), state.params, inputs)
+        forward = compiled(jax.jit(forward), state.params, inputs)
         begin("compiling the training step")
-        step = Program(step, state, batch, parents)
+        step = compiled(step, state, batch, parents, key)
 
         begin("timing the forward pass")
+        batch = sharding.shard_batch(random_batch(config, batch), mesh, config.data.batch_size)
         state, parents = make_state(key), make_parents(key)
         inputs = make_inputs(state.params, batch, parents, key)
-        forward_seconds = seconds(lambda: forward.run(state.params, inputs))
+        forward_seconds = program.seconds(lambda: forward(state.params, inputs))
         begin("comparing with float32")
         wanted = jax.jit(exact)(state.params, inputs)
-        error = jnp.mean((forward.run(state.params, inputs) - wanted) ** 2) / jnp.mean(wanted**2)
+        error = jnp.mean((forward(state.params, inputs) - wanted) ** 2) / jnp.mean(wanted**2)
 
         begin("timing the training step")
 
         def one_step():
             nonlocal state
-            state, metrics = step.run(state, batch, parents)  # the old state is given up
+            state, metrics = step(state, batch, parents, key)  # the old state is given up
             return metrics
 
-        step_seconds = seconds(one_step)
+        step_seconds = program.seconds(one_step)
     rows = [
         Row("forward", forward_seconds, forward.flops, forward.bytes),
         Row("training step", step_seconds, step.flops, step.bytes),
     ]
     return rows, float(jnp.sqrt(error))
+
+
+def compiled(function: Callable, *shapes: Any) -> program.Program:
+    """The function for these shapes.
+
+    Raises ValueError if it needs more memory than a device has, before any is taken.
+    """
+    found, free = program.Program(function, *shapes), program.free_memory()
+    if found.bytes > free:
+        raise ValueError(
+            f"this needs {found.bytes / 2**30:.1f} GiB on each device, which has "
+            f"{free / 2**30:.1f} GiB free; lower data.batch_size."
+        )
+    return found
 
 
 def noise(shapes: Any, key: Key[Array, ""]) -> stages.Params:
@@ -163,19 +145,16 @@ def noise(shapes: Any, key: Key[Array, ""]) -> stages.Params:
     return jax.tree_util.tree_map_with_path(cut, shapes)
 
 
-def random_batch(
-    config: ConfigDict, stage: stages.Stage, clip_stage: stages.Stage
-) -> dict[str, np.ndarray]:
+def random_batch(config: ConfigDict, shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A batch as the config's data gives it, of noise."""
     rng = np.random.default_rng(config.seed)
-    b, side, text = config.data.batch_size, config.data.crop, clip_stage.network
-    batch = dict(frames=rng.integers(0, 256, (b, stage.frames, side, side, 3), np.uint8))
-    if "images" in config.data:
-        batch["tokens"] = rng.integers(0, text.end_token, (b, text.max_tokens), np.int32)
-        batch["tokens"][:, -1] = text.end_token
-    else:
-        batch["fps"] = rng.uniform(1, 30, b).astype(np.float32)
-    return batch
+    draw = dict(
+        frames=lambda shape: rng.integers(0, 256, shape, np.uint8),
+        stills=lambda shape: rng.integers(0, 256, shape, np.uint8),
+        tokens=lambda shape: np.arange(np.prod(shape), dtype=np.int32).reshape(shape) % 256,
+        fps=lambda shape: rng.uniform(1, 30, shape).astype(np.float32),
+    )
+    return {name: draw[name](leaf.shape) for name, leaf in shapes.items()}
 
 
 def network_inputs(stage, options, params, batch, key, frozen) -> dict[str, Array]:
@@ -185,41 +164,6 @@ def network_inputs(stage, options, params, batch, key, frozen) -> dict[str, Arra
     x0, cond = stages.EXAMPLES[stage.name](stage, options, params, batch, key, frozen)
     t = stages.draw_timesteps(stage, key, len(x0))
     x = stage.process.diffuse(x0, t, jax.random.normal(key, x0.shape))
+    if stages.takes_last_x0(stage):
+        cond["last_x0"] = x0
     return dict(x=x, t=t, **cond)
-
-
-def count_flops(function: Callable, *shapes: Any) -> float:
-    """Floating-point operations of a jitted function, as XLA counts them.
-
-    Counted as lowered for a CPU, where no library's kernel hides its work.
-    """
-    lowered = function.trace(*shapes).lower(lowering_platforms=("cpu",))
-    return lowered.cost_analysis()["flops"]
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Median time of a call whose result is a tree of arrays, after one that is not counted."""
-    times = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def matrix_peak(dtype: str) -> float:
-    """FLOP/s of one device in products of large square matrices, the best of several sizes."""
-    rates = []
-    for n in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
-        a = jax.random.normal(jax.random.key(0), (n, n), dtype) / np.sqrt(n).astype(dtype)
-        chain = jax.jit(lambda a: jax.lax.fori_loop(0, 8, lambda i, x: x @ a, a))
-        rates.append(8 * 2 * n**3 / seconds(functools.partial(chain, a)))
-    return max(rates)
-
-
-def device_memory() -> int:
-    """Bytes that are free on a device."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats is None:  # a CPU, whose memory is the machine's
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 import os
 import pathlib
 import warnings
@@ -12,10 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, UInt8
 from tqdm.auto import tqdm
 
-from mav import clip, media, samplers, stages, tokenizer
+from mav import clip, media, samplers, sharding, stages, tokenizer
 from mav import params as params_lib
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
@@ -31,7 +34,8 @@ class Settings:
     steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
     plain conditional. aug_level: noise put on the input of each super-resolution, in timesteps.
     candidates: samples of prior and decoder, 1 where not named, of which the one nearest to the
-    text in CLIP's eyes is kept (unCLIP §2.2). fps: frames per second of the 16 frames of the
+    text in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it already
+    shows what they become, and only one is finished. fps: frames per second of the 16 frames of the
     decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or all after
     interpolation. size: 64, 256 or 768, where the cascade stops. chunk: frames that sr_768 takes at
     once, which bounds memory.
@@ -95,13 +99,24 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _advance(stage, guidance_scale, keeps, state, rows, params, cond, null):
+def advance(stage, guidance_scale, keeps, state, rows, params, cond, null):
     """One compiled piece of a sampling loop; every stage compiles it once."""
     project = lambda x0: x0
     if keeps:  # the frames that the interpolation was given stay as they are
         project = lambda x0: jnp.where(cond["mask"] > 0, cond["keyframes"], x0)
     predict = stages.predictor(stage, params, cond, null, guidance_scale)
     return samplers.advance(predict, stage.process, state, rows, project)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _start(process, key, shape, mesh):
+    """Pure noise, on a mesh in pieces from the beginning."""
+    x, x0, key = samplers.start(process, key, shape)
+    if mesh is not None:
+        x, x0 = jax.lax.with_sharding_constraint(
+            (x, x0), sharding.shard_like_examples((x, x0), mesh)
+        )
+    return samplers.State(x, x0, key)
 
 
 _embed_text = jax.jit(stages.embed_text, static_argnums=0)
@@ -119,6 +134,7 @@ class Cascade:
     tokenizer: tokenizer.Tokenizer
     settings: Settings
     provenance: Mapping[str, Any]
+    mesh: Mesh | None = None
 
     def text_to_video(
         self,
@@ -238,10 +254,7 @@ class Cascade:
 
     def _stream(self, prompt, settings, report, keys):
         image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
-        candidates = jnp.repeat(image_embedding, settings.candidates.get("decoder", 1), axis=0)
-        video = self.decode(candidates, keys["decoder"], settings, report, prompt)
-        if len(video) > 1:
-            video = self.nearest(video, prompt)
+        video = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
         path = self._path(settings)
         if "interpolation" in path:
             video = self.interpolate(video, keys["interpolation"], settings, report)
@@ -279,18 +292,20 @@ class Cascade:
 
     def decode(
         self,
-        image_embedding: Float[Array, "b d"],
+        image_embedding: Float[Array, "1 d"],
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
         prompt: str = "",
-    ) -> Float[Array, "b f 64 64 3"]:
-        """Videos that begin with an image of the given embedding (D^t); one frame if so set.
+    ) -> Float[Array, "1 f 64 64 3"]:
+        """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
-        prompt: read by networks that take text beside the embedding, as Karlo's; MAV's does not.
+        prompt: what candidates are compared by, and read by networks that take text beside the
+        embedding, as Karlo's; MAV's does not.
         """
         stage = self.stages["decoder"]
-        b = len(image_embedding)
+        b = settings.candidates.get("decoder", 1)
+        image_embedding = jnp.repeat(image_embedding, b, axis=0)
         frames = min(settings.frames, stage.frames)
         cond = dict(image_embedding=image_embedding, drop_image=jnp.zeros(b, bool))
         if stage.network.fps:
@@ -300,15 +315,15 @@ class Cascade:
             text, no_text = self.embed_text(prompt, b)
             cond, null = cond | text, null | no_text
         shape = (b, frames, stage.size, stage.size, 3)
-        return self._sample("decoder", key, shape, cond, null, settings, report)
+        choose = functools.partial(self.nearest, prompt=prompt) if b > 1 else None
+        return self._sample("decoder", key, shape, cond, null, settings, report, choose)
 
-    def nearest(self, videos: Float[Array, "b f h w 3"], prompt: str) -> Float[Array, "1 f h w 3"]:
-        """The video whose frames are nearest to the prompt, in the mean over frames."""
+    def nearest(self, videos: Float[Array, "b f h w 3"], prompt: str) -> Int[Array, ""]:
+        """Which video's frames are nearest to the prompt, in the mean over frames."""
         frames = videos.reshape(-1, 1, *videos.shape[2:])
         images = clip.normalize(self.embed_first_frame(frames))
         text = clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
-        best = jnp.argmax((images @ text).reshape(len(videos), -1).mean(1))
-        return videos[best][None]
+        return jnp.argmax((images @ text).reshape(len(videos), -1).mean(1))
 
     def interpolate(
         self,
@@ -394,19 +409,28 @@ class Cascade:
         shape = (*video.shape[:2], stage.size, stage.size, 3)
         return self._sample(name, key, shape, cond, {}, settings, report)
 
-    def _sample(self, name, key, shape, cond, null, settings, report):
+    def _sample(self, *args):
         """Runs one stage's sampler in pieces of one network call, reporting after each."""
+        with sharding.use(self.mesh):
+            return self._sample_here(*args)
+
+    def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None):
         rows = self._table(name, settings)
         scale = float(settings.guidance_scale.get(name, 1.0))
-        state = samplers.start(self.stages[name].process, key, shape)
+        state = _start(self.stages[name].process, key, shape, self.mesh)
         num_steps = len(rows["t"])
         report(name, 0, num_steps)
         for i in range(num_steps):
+            if choose is not None and i == num_steps // 2:
+                best = int(choose(state.x0))
+                only = operator.itemgetter(slice(best, best + 1))
+                x, x0, cond, null = jax.tree.map(only, (state.x, state.x0, cond, null))
+                state = samplers.State(x, x0, state.key)
             row = {column: values[i : i + 1] for column, values in rows.items()}
             used = name
             if i == num_steps - 1 and f"{name}_last" in self.stages:
                 used = f"{name}_last"
-            state = _advance(
+            state = advance(
                 self.stages[used],
                 scale,
                 "mask" in cond,
@@ -452,35 +476,55 @@ def built_in() -> Sequence[str]:
     return sorted(path.parent.name for path in BUILT_IN.glob("*/cascade.json"))
 
 
-def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-    """The folder of a shipped cascade's name, or the path itself."""
-    shipped = BUILT_IN / name_or_path
-    return shipped if str(name_or_path) in built_in() else pathlib.Path(name_or_path)
+def resolve(name_or_path: str | os.PathLike) -> epath.Path:
+    """The folder of a shipped cascade's name, or the path itself, of a bucket too."""
+    shipped = str(name_or_path) in built_in()
+    return epath.Path(BUILT_IN / name_or_path if shipped else name_or_path)
 
 
-def load(name_or_path: str | os.PathLike = "cutout", dtype: str = "float32") -> Cascade:
+def load(
+    name_or_path: str | os.PathLike = "cutout", dtype: str = "float32", mesh: Mesh | None = None
+) -> Cascade:
     """Loads a shipped cascade by name, or any cascade folder.
 
     dtype: in which the networks compute, "float32" or "bfloat16"; parameters are float32.
+    mesh: of `sharding.make_mesh`, over which parameters and videos are divided.
     Raises ValueError if there is none or a file is damaged, naming it.
     """
     root = resolve(name_or_path)
+    index = read_index(root)
+    loaded = {name: load_stage(root, name, dtype, mesh) for name in index["stages"]}
+    built = {name: stage for name, (stage, _) in loaded.items()}
+    params = {name: params for name, (_, params) in loaded.items()}
+    bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
+    settings = Settings(**index["settings"])
+    return Cascade(index["name"], built, params, bpe, settings, index["provenance"], mesh)
+
+
+def read_index(root: epath.Path) -> dict[str, Any]:
+    """What cascade.json says. Raises ValueError if there is none that this mav can read."""
     if not (root / "cascade.json").is_file():
         raise ValueError(
-            f"cascade {str(name_or_path)!r} is neither shipped ({', '.join(built_in())}) nor a "
-            "folder with a cascade.json."
+            f"cascade {str(root)!r} is neither shipped ({', '.join(built_in())}) nor a folder with "
+            "a cascade.json."
         )
     index = params_lib.read_json(root / "cascade.json")
     if index.get("format") != FORMAT:
         raise ValueError(
             f"{root / 'cascade.json'} has format {index.get('format')}, this mav reads {FORMAT}."
         )
-    built, params = {}, {}
-    for name in index["stages"]:
-        stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
-        built[name] = stage
-        shapes = stages.param_shapes(stage)
-        params[name] = params_lib.load(root / name / "params.safetensors", shapes)
-    bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
-    settings = Settings(**index["settings"])
-    return Cascade(index["name"], built, params, bpe, settings, index["provenance"])
+    return index
+
+
+def load_stage(
+    root: epath.Path, name: str, dtype: str = "float32", mesh: Mesh | None = None
+) -> tuple[stages.Stage, stages.Params]:
+    """One stage of a cascade folder. Raises ValueError if it is not there or damaged."""
+    present = read_index(root)["stages"]
+    if name not in present:
+        raise ValueError(f"cascade {root} has no stage {name}; it has {', '.join(present)}.")
+    stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
+    shapes = stages.param_shapes(stage)
+    if mesh is not None:
+        shapes = sharding.placed(shapes, mesh)
+    return stage, params_lib.load(root / name / "params.safetensors", shapes)

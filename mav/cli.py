@@ -1,6 +1,7 @@
-"""The command line: `mav sample | train | export | convert | evaluate | bench | data`."""
+"""The command line: `mav sample | train | export | convert | evaluate | bench | plan | data`."""
 
 import argparse
+import json
 import math
 import os
 import pathlib
@@ -12,7 +13,7 @@ KNOWN_ERRORS = (ValueError, OSError)  # what bad input raises, each with one cle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns the exit status: 0, or 2 after bad input."""
+    """Runs a command. Returns the exit status: 0, 2 after bad input, else as the command says."""
     parser = make_parser()
     options, rest = parser.parse_known_args(argv)
     if rest and not getattr(options, "takes_rest", False):
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cache_compilations()
         choose_cpu_convolutions()
-        options.run(options)
+        return options.run(options) or 0
     except KNOWN_ERRORS as error:
         lines = str(error).split("\n")
         print(f"mav {options.command}: {lines[0]}", file=sys.stderr)
@@ -29,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mav {options.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def cache_compilations() -> None:
@@ -37,9 +37,14 @@ def cache_compilations() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mav" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def cache_home() -> pathlib.Path:
+    """Where this user's programs keep what they can make again."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "mav"
 
 
 def choose_cpu_convolutions() -> None:
@@ -94,6 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--frames", type=int, help="16 or 76")
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
+    sub.add_argument("--mesh", help="divide each video over devices, like context=8")
     for table, kind in TABLES.items():
         sub.add_argument(
             f"--{table}",
@@ -113,6 +119,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", required=True, help="config file, :size,phase behind it")
     sub.add_argument("--workdir", required=True, help="folder of checkpoints and logs")
+    several = "of a run of several processes, where no launcher tells"
+    sub.add_argument("--coordinator", help=f"host:port of the first process, {several}")
+    sub.add_argument("--num_processes", type=int, help=several)
+    sub.add_argument("--process_id", type=int, help=f"0 for the first, {several}")
     sub.set_defaults(takes_rest=True)
 
     sub = command(
@@ -149,6 +159,21 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", required=True, help="config file, :size,phase behind it")
     sub.set_defaults(takes_rest=True)
 
+    sub = command(
+        "plan",
+        plan,
+        "tell whether a stage fits on a TPU slice, and how fast it could be, without the slice",
+        "mav plan --config configs/decoder.py:paper,video --topology v5e:16x16 \\\n"
+        "    --mesh data=4,fsdp=64 --batch_size 256",
+    )
+    sub.add_argument("--config", required=True, help="config file, :size,phase behind it")
+    sub.add_argument("--topology", required=True, help="chip and shape: v4, v5e, v5p or v6e")
+    sub.add_argument("--mesh", help="lengths of data, fsdp, tensor and context")
+    sub.add_argument("--batch_size", type=int, help="examples on all chips")
+    sub.add_argument("--sample", action="store_true", help="a step of the sampler, not of training")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.set_defaults(takes_rest=True)
+
     convert = commands.add_parser("convert", help="turn released weights into a cascade folder")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
     sub = kinds.add_parser(
@@ -163,16 +188,63 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--image_encoder", help="folder of CLIP's image tower, to train on videos")
     sub.set_defaults(run=convert_unclip)
 
-    data = commands.add_parser("data", help="build data sets").add_subparsers(
+    data = commands.add_parser("data", help="build data sets, and look at them").add_subparsers(
         dest="action", required=True, metavar="action"
     )
-    build = data.add_parser("build", help="write a data set as array_record")
-    build.add_argument("name", choices=("cutout_images", "cutout_videos"))
-    build.add_argument("directory")
-    build.add_argument("--size", type=int, default=64, help="pixels (64)")
-    build.add_argument("--num_train", type=int, help="examples; a small number if left out")
-    build.add_argument("--num_test", type=int)
-    build.set_defaults(run=build_data)
+    builds = data.add_parser("build", help="write a data set as array_record").add_subparsers(
+        dest="name", required=True, metavar="name"
+    )
+    for name in ("cutout_images", "cutout_videos"):
+        build = builds.add_parser(name, help="of the cutout world")
+        build.add_argument("directory")
+        build.add_argument("--size", type=int, default=64, help="pixels (64)")
+        build.add_argument("--num_train", type=int, help="examples; a small number if left out")
+        build.add_argument("--num_test", type=int)
+        build.set_defaults(run=build_cutout)
+    for name, what in (("videos", "of your videos"), ("images", "of your captioned images")):
+        build = builds.add_parser(
+            name,
+            help=what,
+            epilog=f"example:\n  mav data build {name} SRC data/mine --size 256\n  docs/data.md",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        build.add_argument("source", help="folder, tar, CSV, JSONL, parquet, or 'shards/*.tar'")
+        build.add_argument("destination", help="folder to be made")
+        build.add_argument("--format", help="what the source is, where it cannot be told")
+        build.add_argument("--media", help="folder of the files that a list names (the list's)")
+        build.add_argument(
+            "--columns",
+            action="append",
+            type=_pair,
+            default=[],
+            metavar="ROLE=NAME",
+            help="column of a list, like caption=TEXT; may be repeated",
+        )
+        build.add_argument("--size", type=int, default=64, help="shorter side in pixels (64)")
+        build.add_argument("--encoding", default="jpeg", help="of pictures: jpeg, or png (exact)")
+        build.add_argument(
+            "--filters", help="like size,nsfw=0.3, which then must have scores; none; or all"
+        )
+        build.add_argument("--test_share", type=float, default=0.01, help="of files (0.01)")
+        build.add_argument(
+            "--max_failed", type=float, default=0.1, help="damaged share with status 0 (0.1)"
+        )
+        build.add_argument("--processes", type=int, help="one per core if left out")
+        build.add_argument(
+            "--beam_runner", help="like DirectRunner; more options of Beam may follow"
+        )
+        build.set_defaults(run=build_data, takes_rest=True)
+    inspect = data.add_parser(
+        "inspect",
+        help="show samples and histograms of a data set",
+        epilog="example:\n  mav data inspect data/mine",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inspect.add_argument("folder", help="data set that mav data build made")
+    inspect.add_argument("--out", help="folder of inspect.png and inspect.html (the data set's)")
+    inspect.add_argument("--split", default="train", help="train or test (train)")
+    inspect.set_defaults(run=inspect_data)
     return parser
 
 
@@ -199,12 +271,20 @@ def _entry(kind):
     return parse
 
 
+def _pair(text: str) -> tuple[str, str]:
+    """Parses "role=name"."""
+    role, separator, name = text.partition("=")
+    if not (role and separator and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form role=name")
+    return role, name
+
+
 def sample(options: argparse.Namespace) -> None:
     """`mav sample`."""
     import numpy as np
 
     from mav import cascade as cascade_lib
-    from mav import media
+    from mav import media, sharding
 
     if options.num < 1:
         raise ValueError(f"num={options.num} must be at least 1.")
@@ -225,7 +305,8 @@ def sample(options: argparse.Namespace) -> None:
         media.check_writable(path, media.STILLS if options.image else media.MAX_FPS)
     if sheet_path is not None:
         media.check_writable(sheet_path)
-    cascade = cascade_lib.load(options.cascade, options.dtype)
+    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
+    cascade = cascade_lib.load(options.cascade, options.dtype, mesh)
     settings = cascade.check(options.prompt, changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
@@ -266,13 +347,36 @@ def slug(prompt: str) -> str:
     return "-".join(tokenizer.words(prompt))[:60] or "video"
 
 
-def train(options: argparse.Namespace) -> None:
-    """`mav train`."""
+def train(options: argparse.Namespace) -> int:
+    """`mav train`. Returns 143, as of what SIGTERM ended, if steps are left: so launchers know."""
+    import jax
+
+    from mav import processes
+
     config = read_config(options.config, options.rest)
+    processes.join(options.coordinator, options.num_processes, options.process_id)
     silence_tensorflow()
     from mav import train as train_lib
 
-    train_lib.run(config, options.workdir)
+    try:
+        step = train_lib.run(config, options.workdir)
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        if "RESOURCE_EXHAUSTED" in reason:
+            raise OSError(
+                f"the devices' memory does not suffice ({reason}); see what `mav plan` says, set "
+                "remat=blocks, raise microbatches, or divide the state by mesh.fsdp."
+            ) from error
+        if jax.process_count() == 1:
+            raise
+        raise OSError(
+            f"another process of this run is gone ({reason}); start all of them again, and they "
+            "go on from the newest checkpoint."
+        ) from error
+    if step == config.num_steps:
+        return 0
+    print(f"saved and ended at step {step} of {config.num_steps}; the same command goes on")
+    return 143
 
 
 def silence_tensorflow() -> None:
@@ -329,14 +433,35 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """`mav bench`."""
-    silence_tensorflow()
     from mav import bench as bench_lib
 
-    path, _, argument = options.config.partition(":")
     config = read_config(options.config, options.rest)
-    clip = pathlib.Path(path).with_name("clip.py")
-    clip_config = read_config(f"{clip}:{argument.partition(',')[0]}", [])
-    bench_lib.run(config, clip_config)
+    bench_lib.run(config, read_clip_config(options.config))
+
+
+def read_clip_config(path: str):
+    """The config of CLIP that lies beside another stage's, in its size."""
+    file, _, argument = path.partition(":")
+    return read_config(
+        f"{pathlib.Path(file).with_name('clip.py')}:{argument.partition(',')[0]}", []
+    )
+
+
+def plan(options: argparse.Namespace) -> None:
+    """`mav plan`."""
+    from mav import plan as plan_lib
+    from mav import sharding
+
+    config = read_config(options.config, options.rest)
+    if options.mesh:
+        config.mesh = dict(data=1, fsdp=1, tensor=1, context=1) | sharding.parse_mesh(options.mesh)
+    if options.batch_size:
+        config.data.batch_size = options.batch_size
+    clip_config = read_clip_config(options.config)
+    report = plan_lib.run(
+        config, clip_config, options.topology, options.sample, cache_home() / "plans"
+    )
+    print(json.dumps(report.to_json(), indent=2) if options.json else plan_lib.show(report))
 
 
 def convert_unclip(options: argparse.Namespace) -> None:
@@ -346,13 +471,52 @@ def convert_unclip(options: argparse.Namespace) -> None:
     unclip.run(options.source, options.cascade, options.image_encoder)
 
 
-def build_data(options: argparse.Namespace) -> None:
-    """`mav data build`."""
+def build_cutout(options: argparse.Namespace) -> None:
+    """`mav data build cutout_images | cutout_videos`."""
     from mav.data import builders
 
     builders.build(
         options.name, options.directory, options.num_train, options.num_test, options.size
     )
+
+
+def build_data(options: argparse.Namespace) -> int:
+    """`mav data build videos | images`. Returns 1 if too many records are damaged."""
+    if options.rest and options.beam_runner is None:
+        raise ValueError(f"unknown argument {options.rest[0]}; see mav data build --help")
+    if options.processes is not None and options.processes < 1:
+        raise ValueError(f"processes={options.processes} must be at least 1.")
+    from mav.data import prepare
+
+    beam = None
+    if options.beam_runner is not None:
+        beam = [f"--runner={options.beam_runner}", *options.rest]
+    good = prepare.build(
+        options.name,
+        options.source,
+        options.destination,
+        format=options.format,
+        media_folder=options.media,
+        columns=dict(options.columns),
+        size=options.size,
+        encoding=options.encoding,
+        filter_text=options.filters,
+        test_share=options.test_share,
+        max_failed=options.max_failed,
+        processes=options.processes,
+        beam=beam,
+    )
+    return 0 if good else 1
+
+
+def inspect_data(options: argparse.Namespace) -> None:
+    """`mav data inspect`."""
+    from mav.data import inspection
+
+    out = pathlib.Path(options.out or options.folder)
+    inspection.run(options.folder, out, options.split)
+    print(out / "inspect.png")
+    print(out / "inspect.html")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class TextTower(nn.Module):
     head_dim: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -45,7 +46,7 @@ class TextTower(nn.Module):
         # Padding stands behind the end token, where no token that is read can see it.
         mask = jnp.broadcast_to(jnp.tril(jnp.ones((n, n), bool)), (b, n, n))
         for i in range(self.depth):
-            x = layers.TransformerBlock(
+            x = layers.checkpointed(layers.TransformerBlock, self.remat)(
                 self.head_dim, self.activation, dtype=self.dtype, name=f"block_{i}"
             )(x, mask)
         x = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name="norm")(x)
@@ -68,6 +69,7 @@ class ImageTower(nn.Module):
     head_dim: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
@@ -82,7 +84,7 @@ class ImageTower(nn.Module):
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name)
         x = norm("input_norm")(x + positions[None]).astype(self.dtype)
         for i in range(self.depth):
-            x = layers.TransformerBlock(
+            x = layers.checkpointed(layers.TransformerBlock, self.remat)(
                 self.head_dim, self.activation, dtype=self.dtype, name=f"block_{i}"
             )(x, None)
         x = norm("norm")(x[:, 0]).astype(self.dtype)
@@ -114,6 +116,7 @@ class CLIP(nn.Module):
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of colours in [0, 1]
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"  # what the backward pass computes again, a name in layers.REMAT
 
     def setup(self):
         self.text = TextTower(
@@ -126,6 +129,7 @@ class CLIP(nn.Module):
             self.text_head_dim,
             self.activation,
             self.dtype,
+            self.remat,
         )
         if self.image_size is None:
             return
@@ -138,6 +142,7 @@ class CLIP(nn.Module):
             self.image_head_dim,
             self.activation,
             self.dtype,
+            self.remat,
         )
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6593), ())
 

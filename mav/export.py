@@ -2,11 +2,11 @@
 
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from mav import cascade, checkpoint, stages
 from mav import params as params_lib
@@ -34,15 +34,15 @@ def run(
         raise ValueError(f"{root} is a new cascade; give its sampling settings by --settings.")
     cascade.Settings(**index["settings"])  # refuses unknown names before anything is written
 
-    runs = [(pathlib.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
+    runs = [(epath.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
     provenance = dict(index["provenance"])
     for workdir, stage, params, config in runs:
         cascade.save_stage(root, stage.name, stage_config(config), params, np.dtype(dtype))
         if (workdir / "log.jsonl").is_file():
-            shutil.copyfile(workdir / "log.jsonl", root / stage.name / "log.jsonl")
+            (workdir / "log.jsonl").copy(root / stage.name / "log.jsonl", overwrite=True)
         provenance.setdefault("runs", {})[stage.name] = describe(stage, config)
         if stage.name == "clip":
-            shutil.copyfile(workdir / "tokenizer.json", root / "tokenizer.json")
+            (workdir / "tokenizer.json").copy(root / "tokenizer.json", overwrite=True)
             provenance |= params_lib.read_json(workdir / "words.json")
     cascade.write_index(root, index["name"], index["settings"], provenance)
 

@@ -4,6 +4,7 @@ Every temporal part starts as the identity, so that a network with them, fresh f
 network, treats each frame as that image network would (MAV §3.2).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
@@ -38,6 +39,37 @@ class Embedding(nn.Module):
         x = sinusoids(values, self.sinusoids).astype(self.dtype)
         x = nn.silu(nn.Dense(self.features, dtype=self.dtype, name="linear_1")(x))
         return nn.Dense(self.features, kernel_init=last_init, dtype=self.dtype, name="linear_2")(x)
+
+
+REMAT = ("none", "blocks", "products")
+_PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+def checkpointed(block: type[nn.Module], remat: str, static: tuple[int, ...] = ()):
+    """The block, computed a second time in the backward pass, so that it keeps less in memory.
+
+    remat: "none" keeps all; "blocks" only what enters a block; "products" also the results of
+    matrix products and convolutions, so that only cheap work is done twice.
+    static: positions of arguments that are no arrays, counted from 1.
+    """
+    if remat == "none":
+        return block
+    policies = dict(
+        blocks=jax.checkpoint_policies.nothing_saveable,
+        products=lambda primitive, *_, **__: primitive.name in _PRODUCTS,
+    )
+    return nn.remat(block, policy=policies[remat], static_argnums=static)
+
+
+def divisible(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Names the axes of an activation by which a mesh may divide it; without a mesh, as it was."""
+    names = {3: ("batch", None, "features"), 5: ("batch", None, "height", None, "features")}
+    return nn.with_logical_constraint(x, names[x.ndim])
+
+
+def undivided(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Keeps a mesh from dividing images by more than their number."""
+    return nn.with_logical_constraint(x, ("batch", None, None, None))
 
 
 def fold_frames(x: Float[Array, "b f h w c"]) -> Float[Array, "bf h w c"]:
@@ -100,6 +132,9 @@ class Pseudo3DConv(nn.Module):
     features: int
     temporal: bool
     kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    # Its input has too few features for a mesh to divide. If its results were divided by features
+    # and its input by rows alone, XLA would compute wrong values (jaxlib 0.10.2).
+    first: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -108,10 +143,11 @@ class Pseudo3DConv(nn.Module):
         part = lambda window, init, name: Convolution(
             self.features, window, init, self.dtype, name=name
         )
-        x = part((3, 3), self.kernel_init, "space")(fold_frames(x))
+        images = undivided(fold_frames(x)) if self.first else fold_frames(x)
+        x = part((3, 3), self.kernel_init, "space")(images)
         if self.temporal:
             x = part((3,), centre_tap, "time")(x.reshape(b, f, h * w, -1))
-        return x.reshape(b, f, h, w, -1)
+        return divisible(x.reshape(b, f, h, w, -1))
 
 
 class SpatialAttention(nn.Module):
@@ -141,7 +177,7 @@ class SpatialAttention(nn.Module):
                 pixels = jnp.ones((b * f, h * w), bool)
                 mask = jnp.concatenate([each_frame(context_mask), pixels], axis=1)[:, None]
         y = dense("out")(ops.attend(q, k, v, self.head_dim, mask))
-        return x + y.reshape(x.shape)
+        return divisible(x + y.reshape(x.shape))
 
 
 class TemporalAttention(nn.Module):
@@ -152,16 +188,17 @@ class TemporalAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        b, f, h, _, c = x.shape
+        f, c = x.shape[1], x.shape[-1]
         dense = lambda name, **kw: nn.Dense(c, dtype=self.dtype, name=name, **kw)
         y = nn.LayerNorm(dtype=jnp.float32, name="norm")(x).astype(self.dtype)
         # Without positions attention could not tell the order of frames; the paper names none.
         position = nn.Dense(c, use_bias=False, dtype=self.dtype, name="position")
         y += position(sinusoids(jnp.arange(f), c).astype(self.dtype))[None, :, None, None]
-        y = rearrange(y, "b f h w c -> (b h w) f c")
+        # Pixels stay in rows, which a mesh may divide.
+        y = rearrange(y, "b f h w c -> b h w f c")
         y = ops.attend(dense("q")(y), dense("k")(y), dense("v")(y), self.head_dim)
         y = dense("out", kernel_init=nn.initializers.zeros)(y)
-        return x + rearrange(y, "(b h w) f c -> b f h w c", b=b, h=h)
+        return divisible(x + rearrange(y, "b h w f c -> b f h w c"))
 
 
 class SpaceTimeAttention(nn.Module):
@@ -237,7 +274,7 @@ class ResidualBlock(nn.Module):
         )(y)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
-        return x + y
+        return divisible(x + y)
 
 
 ACTIVATIONS = {
@@ -264,7 +301,7 @@ class TransformerBlock(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = norm("norm_1")(x).astype(self.dtype)
         q, k, v = (dense(c, name)(y) for name in "qkv")
-        x += drop(dense(c, "out")(ops.attend(q, k, v, self.head_dim, mask)))
+        x = divisible(x + drop(dense(c, "out")(ops.attend(q, k, v, self.head_dim, mask))))
         y = norm("norm_2")(x).astype(self.dtype)
         y = ACTIVATIONS[self.activation](dense(4 * c, "mlp_1")(y))
-        return x + drop(dense(c, "mlp_2")(y))
+        return divisible(x + drop(dense(c, "mlp_2")(y)))

@@ -315,7 +315,7 @@ def read_image(path: PathLike) -> Picture:
     Sixteen bits become eight by rounding. Of an animation it is the first frame."""
     path = pathlib.Path(path)
     with _readable(path, "an image"), Image.open(path) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
@@ -365,7 +365,7 @@ def _read_animation(path: pathlib.Path, max_frames: int | None) -> tuple[list[Pi
     with Image.open(path) as image:
         for index in range(min(getattr(image, "n_frames", 1), max_frames or math.inf)):
             image.seek(index)
-            stills.append(_to_rgb(image))
+            stills.append(to_rgb(image))
             delays.append(image.info.get("duration") or 100)  # browsers show 0 as 100
     # Writers merge equal neighbours into one longer frame and round delays: the shortest ones
     # together say how long one frame is.
@@ -377,7 +377,10 @@ def _read_animation(path: pathlib.Path, max_frames: int | None) -> tuple[list[Pi
     return [still for still, n in zip(stills, copies, strict=True) for _ in range(n)], float(fps)
 
 
-def _to_rgb(image: Image.Image) -> Picture:
+def to_rgb(image: Image.Image) -> Picture:
+    """What an image shows, on white where it is transparent, 16 bits rounded to 8.
+
+    Raises ValueError for pixels that are floating-point numbers."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
         grey = np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)

@@ -1,7 +1,6 @@
 """Attention, convolution and normalisation, each in the form that suits platform and shape."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +13,25 @@ TILE = 128  # keys that a fused kernel works on at a time; with fewer it mostly 
 
 
 def attend(
-    q: Float[Array, "b n c"],
-    k: Float[Array, "b m c"],
-    v: Float[Array, "b m c"],
+    q: Float[Array, "*b n c"],
+    k: Float[Array, "*b m c"],
+    v: Float[Array, "*b m c"],
     head_dim: int,
-    mask: Bool[Array, "b #n m"] | None = None,
-) -> Float[Array, "b n c"]:
+    mask: Bool[Array, "*b #n m"] | None = None,
+) -> Float[Array, "*b n c"]:
     """Multi-head attention; True in the mask lets a query see a key. Softmax in float32.
 
     Fused where cuDNN can do it, so that the scores never lie in memory. On TPUs XLA's own form is
     used at all sizes: it can be partitioned over a mesh as it is, and the longest rows that mav has
     are those of 1024 pixels.
     """
-    q, k, v = (rearrange(x, "b n (h d) -> b n h d", d=head_dim) for x in (q, k, v))
-    mask = None if mask is None else mask[:, None]
+    q, k, v = (rearrange(x, "... n (h d) -> ... n h d", d=head_dim) for x in (q, k, v))
+    mask = None if mask is None else mask[..., None, :, :]
     if has_cudnn() and fits_cudnn(q, k):
         y = jax.lax.platform_dependent(q, k, v, mask, cuda=_fused, default=_plain)
     else:
         y = _plain(q, k, v, mask)
-    return rearrange(y, "b n h d -> b n (h d)")
+    return rearrange(y, "... n h d -> ... n (h d)")
 
 
 def has_cudnn() -> bool:
@@ -43,17 +42,17 @@ def has_cudnn() -> bool:
     return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8
 
 
-def fits_cudnn(q: Float[Array, "b n h d"], k: Float[Array, "b m h d"]) -> bool:
+def fits_cudnn(q: Float[Array, "*b n h d"], k: Float[Array, "*b m h d"]) -> bool:
     """Whether the fused kernel takes these types and sizes, and gains by it."""
-    head_dim, keys = k.shape[3], k.shape[1]
-    halves = q.dtype in (jnp.bfloat16, jnp.float16)
+    head_dim, keys = k.shape[-1], k.shape[-3]
+    halves = q.ndim == 4 and q.dtype in (jnp.bfloat16, jnp.float16)
     return halves and head_dim % 8 == 0 and head_dim <= 128 and keys >= TILE
 
 
 def _plain(q, k, v, mask):
     # XLA:CPU runs this up to 4 times as fast as the library's form of it, which transposes inside
     # of its products (two cores with AVX-512, 68 to 1105 keys).
-    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
+    q, k, v = (rearrange(x, "... n h d -> ... h n d") for x in (q, k, v))
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
     scores = product(q, k.swapaxes(-1, -2)) * q.shape[-1] ** -0.5
     if mask is not None:
@@ -61,7 +60,7 @@ def _plain(q, k, v, mask):
     highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - highest)
     y = product(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-    return rearrange(y.astype(v.dtype), "b h n d -> b n h d")
+    return rearrange(y.astype(v.dtype), "... h n d -> ... n h d")
 
 
 def _fused(q, k, v, mask, implementation="cudnn"):
@@ -78,8 +77,6 @@ def _fused(q, k, v, mask, implementation="cudnn"):
 
 
 # Convolution
-
-CHUNK = 2048  # pixels; with more at once XLA:CPU takes its slow way to the gradient
 
 
 @jax.custom_vjp
@@ -101,26 +98,8 @@ def _convolve_forward(x, kernel, bias):
 
 def _convolve_backward(residuals, dy):
     x, kernel = residuals
-    (dx,) = jax.vjp(lambda x: _convolve(x, kernel), x)[1](dy)
-
-    def plain(x, dy):
-        return jax.vjp(lambda kernel: _convolve(x, kernel), kernel)[1](dy)[0]
-
-    def in_chunks(x, dy):
-        # Every n-th example, so that a batch which lies on several devices stays where it is.
-        n = min(len(x), math.ceil(x[..., 0].size / CHUNK))
-        return sum(plain(x[i::n], dy[i::n]) for i in range(n))
-
-    def as_products(x, dy):
-        # A kernel of one column: for every tap a product over all pixels.
-        taps, h = kernel.shape[0], x.shape[1]
-        reach = range(-((taps - 1) // 2), taps // 2 + 1)
-        pairs = [(x[:, max(i, 0) : h + i], dy[:, max(-i, 0) : h - max(i, 0)]) for i in reach]
-        flat = lambda a: a.reshape(-1, a.shape[-1])
-        return jnp.stack([flat(a).T @ flat(b) for a, b in pairs])[:, None]
-
-    cpu = as_products if kernel.shape[1] == 1 else in_chunks
-    dkernel = jax.lax.platform_dependent(x, dy, cpu=cpu, default=plain)
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(dy)
+    (dkernel,) = jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(dy)
     dbias = _sum_pixels(dy.reshape(1, -1, 1, dy.shape[-1]))[0]
     return dx, dkernel, dbias.astype(dy.dtype)
 

@@ -1,15 +1,18 @@
 """Parameter trees on disk and between networks: safetensors, inflation, fitting by name."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from etils import epath
 from flax import traverse_util
 
 Params = Mapping[str, Any]
@@ -75,20 +78,43 @@ def write(
 def load(path: str | os.PathLike, shapes: Params) -> Params:
     """Reads a safetensors file as float32 parameters.
 
-    shapes: what the network needs, as from `jax.eval_shape`.
+    shapes: what the network needs, as from `jax.eval_shape`. Leaves that carry a sharding are read
+    by each process in the pieces that its devices hold, and become arrays on them.
     Raises ValueError if the file is damaged or does not fit, with the names on both sides.
     """
+    wanted = flatten(shapes)
+
+    def read(file, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        piece = file.get_slice(name)[index] if index else file.get_tensor(name)
+        if not np.isfinite(piece.astype(np.float32)).all():
+            raise ValueError(f"{path} is damaged ({name} has non-finite numbers); export it again.")
+        return piece.astype(np.float32)
+
+    def take(file, name: str) -> np.ndarray | jax.Array:
+        sharding = getattr(wanted[name], "sharding", None)
+        if sharding is None:
+            return read(file, name)
+        shape = wanted[name].shape
+        return jax.make_array_from_callback(shape, sharding, lambda i: read(file, name, i))
+
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with local(path) as here, safetensors.safe_open(here, framework="numpy") as file:
             header = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_fit(header, {k: v.shape for k, v in flatten(shapes).items()}, str(path))
-            flat = {name: file.get_tensor(name).astype(np.float32) for name in header}
+            check_fit(header, {k: v.shape for k, v in wanted.items()}, str(path))
+            return unflatten({name: take(file, name) for name in header})
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); fetch or export it again.") from error
-    for name, leaf in flat.items():
-        if not np.isfinite(leaf).all():
-            raise ValueError(f"{path} is damaged ({name} has non-finite numbers); export it again.")
-    return unflatten(flat)
+
+
+@contextlib.contextmanager
+def local(path: str | os.PathLike) -> Iterator[str]:
+    """A path that other libraries can open; of a file in a bucket, that of a passing copy."""
+    path = epath.Path(path)
+    if "://" not in str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(path.copy(f"{folder}/{path.name}"))
 
 
 def check_fit(found: Mapping[str, tuple], wanted: Mapping[str, tuple], where: str) -> None:
@@ -163,7 +189,7 @@ def is_temporal(name: str) -> bool:
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a JSON object. Raises ValueError if the file holds none."""
     try:
-        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        value = json.loads(epath.Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch or export it again.") from error
     if not isinstance(value, dict):
@@ -173,11 +199,15 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON, whole or not at all."""
-    path = pathlib.Path(path)
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    path = epath.Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ class PriorTransformer(nn.Module):
     max_tokens: int  # length of the text states
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"  # what the backward pass computes again, a name in layers.REMAT
 
     def setup(self):
         d = self.embedding_features
@@ -35,9 +36,9 @@ class PriorTransformer(nn.Module):
         small = nn.initializers.normal(0.02)
         self.query = self.param("query", small, (self.width,))
         self.positions = self.param("positions", small, (self.max_tokens + 4, self.width))
+        block = layers.checkpointed(layers.TransformerBlock, self.remat, static=(3,))
         self.blocks = [
-            layers.TransformerBlock(self.head_dim, "gelu", self.dropout, self.dtype)
-            for i in range(self.depth)
+            block(self.head_dim, "gelu", self.dropout, self.dtype) for i in range(self.depth)
         ]
         self.output_norm = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)
         self.output = dense(d)

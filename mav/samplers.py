@@ -102,7 +102,7 @@ def start(process: diffusion.Process, key: Key[Array, ""], shape: tuple[int, ...
 
 
 def advance(
-    predict: Callable[[Array, Int[Array, "b"]], Array],
+    predict: Callable[[Array, Int[Array, "b"], Array], Array],
     process: diffusion.Process,
     state: State,
     rows: dict[str, Array],
@@ -110,13 +110,13 @@ def advance(
 ) -> State:
     """Runs the sampler over the given rows of a table, as one scan.
 
-    predict: (x_t, timesteps) -> network output, guidance included.
+    predict: (x_t, timesteps, last predicted x0) -> network output, guidance included.
     project: applied to each predicted clean sample, to hold known frames in place.
     """
 
     def step(state: State, row: dict[str, Array]) -> tuple[State, None]:
         t = jnp.full(state.x.shape[0], row["t"])
-        prediction, variance = process.split(predict(state.x, t))
+        prediction, variance = process.split(predict(state.x, t, state.x0))
         x0 = project(process.bound(process.to_x0(prediction, state.x, t)))
         key, draw = jax.random.split(state.key)
         z = process.noise(draw, state.x.shape)
@@ -131,7 +131,7 @@ def advance(
 
 
 def sample(
-    predict: Callable[[Array, Int[Array, "b"]], Array],
+    predict: Callable[[Array, Int[Array, "b"], Array], Array],
     process: diffusion.Process,
     key: Key[Array, ""],
     shape: tuple[int, ...],

@@ -5,7 +5,6 @@ of parameters, inputs and keys.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mav import clip, diffusion, prior, unet
+from mav import clip, diffusion, layers, prior, unet
 
 # sr_256_last, where there is one, takes the last step of sr_256 (Karlo).
 STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_256_last", "sr_768")
@@ -42,20 +41,24 @@ class Stage:
     inputs: tuple[tuple[str, int], ...] = ()  # pairs, so that a stage can be a static argument
 
 
-def build(config: Mapping[str, Any], dtype: str = "float32") -> Stage:
+def build(config: Mapping[str, Any], dtype: str = "float32", remat: str = "none") -> Stage:
     """The stage that a config describes by `stage`, `network`, `process` and the fields of `Stage`.
 
-    dtype: in which the network computes, a name in DTYPES.
+    dtype: in which the network computes, a name in DTYPES. remat: what the backward pass computes
+    again, a name in layers.REMAT.
     Raises ValueError for unknown names.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+    for what, value, known in (("dtype", dtype, DTYPES), ("remat", remat, layers.REMAT)):
+        if value not in known:
+            raise ValueError(f"{what}={value!r} is unknown; choose one of {', '.join(known)}.")
     name = config["stage"]
     if name not in STAGES:
         raise ValueError(f"stage={name!r} is unknown; choose one of {', '.join(STAGES)}.")
     network_class = NETWORKS.get(name, unet.SpaceTimeUNet)
     fields = {field.name for field in dataclasses.fields(network_class)}
-    _require_known("network", name, config["network"], fields - {"parent", "name", "dtype"})
+    _require_known(
+        "network", name, config["network"], fields - {"parent", "name", "dtype", "remat"}
+    )
     # JSON has lists where modules need tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
     process = None
@@ -69,7 +72,7 @@ def build(config: Mapping[str, Any], dtype: str = "float32") -> Stage:
             values["learns_variance"] = process.learns_variance
     return Stage(
         name,
-        network_class(**values, dtype=jnp.dtype(dtype)),
+        network_class(**values, dtype=jnp.dtype(dtype), remat=remat),
         process,
         size=config.get("size", 64),
         low_size=config.get("low_size"),
@@ -110,13 +113,13 @@ def init_params(stage: Stage, key: Key[Array, ""]) -> Params:
     video = jnp.zeros((1, 1, side, side, 3))
     number = jnp.ones(1)
     cond = dict(image_embedding=embedding, low_res=video, aug_level=number, fps=number)
-    cond |= dict(frame_skip=number, **keyframes(video, jnp.ones((1, 1))))
+    cond |= dict(last_x0=video, frame_skip=number, **keyframes(video, jnp.ones((1, 1))))
     return network.init(key, video, t, **cond, **text)["params"]
 
 
 def param_shapes(stage: Stage) -> Any:
     """Shapes and dtypes of a stage's parameters, as a tree of `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(functools.partial(init_params, stage), jax.random.key(0))
+    return jax.eval_shape(lambda: init_params(stage, jax.random.key(0)))
 
 
 # Conditions
@@ -126,12 +129,16 @@ def embed_first_frame(
     clip_stage: Stage, clip_params: Params, video: Float[Array, "b f h w 3"]
 ) -> Float[Array, "b d"]:
     """CLIP embedding of the first frame, what decoder and interpolation are told (MAV §3.2)."""
+    images = for_clip(clip_stage, video[:, 0])
+    return clip_stage.network.apply({"params": clip_params}, images, method="encode_image")
+
+
+def for_clip(clip_stage: Stage, images: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
+    """Images of the size that the image tower takes."""
     size = clip_stage.network.image_size
-    frame = video[:, 0]
-    if frame.shape[1:3] != (size, size):
-        frame = jax.image.resize(frame, (len(frame), size, size, 3), "cubic")
-    variables = {"params": clip_params}
-    return clip_stage.network.apply(variables, frame, method="encode_image")
+    if images.shape[1:3] == (size, size):
+        return images
+    return jax.image.resize(images, (len(images), size, size, 3), "cubic")
 
 
 def embed_text(
@@ -277,6 +284,40 @@ EXAMPLES: dict[str, Callable] = dict(
 # Training losses: the mean over a batch, and scalars to log.
 
 
+def perceptual_distance(
+    clip_stage: Stage,
+    clip_params: Params,
+    found: Float[Array, "b f h w 3"],
+    wanted: Float[Array, "b f h w 3"],
+) -> Float[Array, "b"]:
+    """How far apart the frames of two videos are in CLIP's eyes, between 0 and 4.
+
+    The squared distance of unit vectors: what each block of the image tower holds of each patch,
+    and the embedding (after LPIPS, Zhang et al. 2018, Eq. 1).
+    """
+
+    def seen(video):
+        images = for_clip(clip_stage, layers.fold_frames(video))
+        embedding, states = clip_stage.network.apply(
+            {"params": clip_params},
+            images,
+            method="encode_image",
+            capture_intermediates=lambda module, _: isinstance(module, layers.TransformerBlock),
+            mutable="intermediates",
+        )
+        # Of the last block only the class token is trained, and that is the embedding.
+        blocks = [
+            states["intermediates"]["image"][f"block_{i}"]["__call__"][0][:, 1:]
+            for i in range(clip_stage.network.image_depth - 1)
+        ]
+        unit = lambda y: y / jnp.linalg.norm(y, axis=-1, keepdims=True)
+        return [unit(y) for y in (*blocks, embedding[:, None])]
+
+    pairs = zip(seen(found), seen(wanted), strict=True)
+    distances = [jnp.mean(jnp.sum((a - b) ** 2, axis=-1), axis=1) for a, b in pairs]
+    return jnp.mean(sum(distances).reshape(len(found), -1), axis=1) / len(distances)
+
+
 def clip_loss(stage, options, params, batch, key, frozen):
     """Symmetric cross-entropy over all pairs of a batch (CLIP §2.3)."""
     del options, key, frozen
@@ -290,19 +331,21 @@ def clip_loss(stage, options, params, batch, key, frozen):
 
 def denoising_loss(stage, options, params, batch, key, frozen):
     """The diffusion loss of every other stage (MAV §3.4; x0 for the prior, unCLIP §2.2)."""
-    example_key, t_key, eps_key, dropout_key = jax.random.split(key, 4)
+    example_key, t_key, eps_key, dropout_key, last_key = jax.random.split(key, 5)
     x0, cond = EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
-    t = draw_timesteps(stage, t_key, len(x0))
+    t = draw_timesteps(stage, t_key, len(x0), options.get("logit_normal"))
     eps = stage.process.noise(eps_key, x0.shape)
+    x_t = stage.process.diffuse(x0, t, eps)
+    if takes_last_x0(stage):
+        cond["last_x0"] = draw_last_x0(stage, params, x_t, t, cond, last_key)
     output = stage.network.apply(
-        {"params": params},
-        stage.process.diffuse(x0, t, eps),
-        t,
-        **cond,
-        train=True,
-        rngs={"dropout": dropout_key},
+        {"params": params}, x_t, t, **cond, train=True, rngs={"dropout": dropout_key}
     )
     loss, parts = stage.process.loss(output, x0, t, eps)
+    if options.get("perceptual"):
+        predicted = stage.process.to_x0(stage.process.split(output)[0], x_t, t)
+        parts["perceptual"] = perceptual_distance(*frozen["clip"], predicted, x0)
+        loss += options["perceptual"] * parts["perceptual"]
     metrics = {name: jnp.mean(part) for name, part in parts.items()}
     quarter = t * 4 // stage.process.schedule.num_timesteps
     for i in range(4):  # where on the schedule the error lies; 0 is nearly clean
@@ -314,18 +357,61 @@ def denoising_loss(stage, options, params, batch, key, frozen):
 def loss(stage: Stage, options, params, batch, key, frozen) -> tuple[Array, dict[str, Array]]:
     """Loss of a stage on a batch.
 
-    options: a config's `loss`. batch: frames uint8 [b, f, h, w, 3], and tokens [b, n] or fps [b].
-    frozen: {"clip": (stage, params)} for those that are told embeddings.
+    options: a config's `loss`. batch: frames uint8 [b, f, h, w, 3], and tokens [b, n] or fps [b];
+    stills uint8 [b, k, h, w, 3] go beside clips as videos of one frame, and count as much as a
+    frame of a clip (VDM, Ho et al. 2022, §3). frozen: {"clip": (stage, params)} for those that are
+    told embeddings.
     """
     function = clip_loss if stage.name == "clip" else denoising_loss
-    return function(stage, options, params, batch, key, frozen)
+    if "stills" not in batch:
+        return function(stage, options, params, batch, key, frozen)
+    keys = jax.random.split(key)
+    clips, metrics = function(stage, options, params, batch, keys[0], frozen)
+    f, k = batch["frames"].shape[1], batch["stills"].shape[1]
+    # The empty caption goes with them, and the fps, as one frame is sampled with some as well.
+    told = [name for name in ("tokens", "fps") if name in batch]
+    stills = {name: jnp.repeat(batch[name], k, axis=0) for name in told}
+    stills["frames"] = rearrange(batch["stills"], "b k h w c -> (b k) 1 h w c")
+    images, _ = function(stage, options, params, stills, keys[1], frozen)
+    return (f * clips + k * images) / (f + k), metrics | dict(loss_clips=clips, loss_stills=images)
 
 
-def draw_timesteps(stage: Stage, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
-    """Uniform timesteps, one from each of `batch` equal strata, which steadies the loss."""
+def takes_last_x0(stage: Stage) -> bool:
+    """Whether the network is told what the sampler's last step predicted."""
+    return getattr(stage.network, "self_condition", False)
+
+
+def draw_last_x0(stage, params, x_t, t, cond, key) -> Array:
+    """In every other step what the network predicts of x_t alone, else zeros (Chen et al. 2022).
+
+    The prediction stands for that of the sampler's step before. No gradient passes through it.
+    """
+    nothing = jnp.zeros_like(x_t)
+
+    def predicted():
+        output = predictor(stage, jax.lax.stop_gradient(params), cond)(x_t, t, nothing)
+        return stage.process.bound(stage.process.to_x0(stage.process.split(output)[0], x_t, t))
+
+    return jax.lax.cond(jax.random.bernoulli(key), predicted, lambda: nothing)
+
+
+def draw_timesteps(
+    stage: Stage,
+    key: Key[Array, ""],
+    batch: int,
+    logit_normal: tuple[float, float] | None = None,
+) -> Int[Array, "b"]:
+    """Timesteps, one from each of `batch` equally probable strata, which steadies the loss.
+
+    logit_normal: location and scale of the normal distribution of logit(t / T) (Esser et al. 2024,
+    §3.1), which spends the batch where shapes are decided; None draws them evenly.
+    """
     offset_key, order_key = jax.random.split(key)
     total = stage.process.schedule.num_timesteps
     strata = (jnp.arange(batch) + jax.random.uniform(offset_key, (batch,))) / batch
+    if logit_normal is not None:
+        location, scale = logit_normal
+        strata = nn.sigmoid(location + scale * jax.scipy.special.ndtri(strata))
     t = jnp.floor(strata * total).astype(jnp.int32)
     t = jnp.minimum(t, total - 1)  # float32 may round the last stratum up to its end
     return jax.random.permutation(order_key, t)
@@ -345,20 +431,22 @@ def predictor(
     cond: Mapping[str, Array],
     null: Mapping[str, Array] | None = None,
     guidance_scale: float = 1.0,
-) -> Callable[[Array, Int[Array, "b"]], Array]:
-    """The network as a sampler needs it: (x_t, timesteps) -> output, with guidance.
+) -> Callable[[Array, Int[Array, "b"], Array], Array]:
+    """The network as a sampler needs it: (x_t, timesteps, last x0) -> output, with guidance.
 
     cond: keyword arguments of the network, batched. null: those that differ where the condition is
     dropped. Learned variances come from the conditional half (unCLIP).
     """
-    apply = lambda *args, **kw: stage.network.apply({"params": params}, *args, **kw)
+    told = lambda x0: dict(last_x0=x0) if takes_last_x0(stage) else {}
+    apply = lambda x, t, x0, cond: stage.network.apply({"params": params}, x, t, **cond, **told(x0))
     if guidance_scale == 1.0 or null is None:
-        return lambda x, t: apply(x, t, **cond)
+        return lambda x, t, x0: apply(x, t, x0, cond)
     twice = lambda a, b: jnp.concatenate([a, b])
     both = {name: twice(value, null.get(name, value)) for name, value in cond.items()}
 
-    def predict(x, t):
-        cond_half, null_half = jnp.split(apply(twice(x, x), twice(t, t), **both), 2)
+    def predict(x, t, x0):
+        output = apply(twice(x, x), twice(t, t), twice(x0, x0), both)
+        cond_half, null_half = jnp.split(output, 2)
         prediction, variance = stage.process.split(cond_half)
         guided = diffusion.guide(prediction, stage.process.split(null_half)[0], guidance_scale)
         return guided if variance is None else jnp.concatenate([guided, variance], axis=-1)

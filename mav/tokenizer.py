@@ -8,7 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import tokenizers
+from etils import epath
 from jaxtyping import Int
+
+from mav import params as params_lib
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -29,7 +32,7 @@ class Tokenizer:
     def load(cls, path: str | pathlib.Path, max_tokens: int, padding: int = 0) -> "Tokenizer":
         """Reads a `tokenizer.json`. Raises ValueError if the file is none, or not one of CLIP's."""
         try:
-            bpe = tokenizers.Tokenizer.from_str(pathlib.Path(path).read_text(encoding="utf-8"))
+            bpe = tokenizers.Tokenizer.from_str(epath.Path(path).read_text(encoding="utf-8"))
         except OSError:
             raise
         except Exception as error:  # the library raises bare Exception
@@ -40,7 +43,7 @@ class Tokenizer:
         return cls(bpe, max_tokens, padding)
 
     def save(self, path: str | pathlib.Path) -> None:
-        self.bpe.save(str(path))
+        params_lib.write_text(path, self.bpe.to_str(pretty=True))
 
     @property
     def end_token(self) -> int:

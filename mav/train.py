@@ -1,93 +1,37 @@
 """Training of one stage: `mav train --config configs/decoder.py:cutout,video --workdir runs/x`."""
 
+import contextlib
 import functools
-import json
-import pathlib
+import os
 import signal
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from clu import metric_writers, parameter_overview
-from flax import struct
+from absl import flags
+from clu import parameter_overview
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
-from mav import cascade, checkpoint, media, samplers, sharding, stages
+from mav import cascade, checkpoint, media, monitor, processes, program, samplers, sharding, stages
 from mav import params as params_lib
+from mav import recipe as recipe_lib
 from mav import tokenizer as tokenizer_lib
 from mav.data import sources
 
 
-@struct.dataclass
-class TrainState:
-    """All that a step changes."""
-
-    step: jax.Array
-    params: stages.Params
-    ema_params: stages.Params
-    opt_state: optax.OptState
-
-
-def make_optimizer(config: Mapping[str, Any], num_steps: int) -> optax.GradientTransformation:
-    """AdamW behind a gradient clip; `trainable` is "all" or "temporal".
-
-    The learning rate rises over `warmup_steps`, and falls to zero over the share `cooldown` of all
-    steps, the last ones.
-    """
-    peak, cooldown = config["learning_rate"], round(config["cooldown"] * num_steps)
-    rise = optax.linear_schedule(0.0, peak, config["warmup_steps"])
-    fall = optax.linear_schedule(peak, 0.0, cooldown)
-    rate = optax.join_schedules([rise, fall], [num_steps - cooldown]) if cooldown else rise
-    adam = optax.chain(
-        optax.clip_by_global_norm(config["clip_norm"]),
-        optax.adamw(
-            rate,
-            b1=config["b1"],
-            b2=config["b2"],
-            eps=config["eps"],
-            weight_decay=config["weight_decay"],
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-        ),
-    )
-    if config["trainable"] == "all":
-        return adam
-    if config["trainable"] != "temporal":
-        raise ValueError(f"trainable={config['trainable']!r} must be 'all' or 'temporal'.")
-
-    def label(path, leaf):
-        del leaf
-        temporal = params_lib.is_temporal(sharding.path_name(path))
-        return "train" if temporal else "freeze"
-
-    labels = functools.partial(jax.tree_util.tree_map_with_path, label)
-    return optax.partition({"train": adam, "freeze": optax.set_to_zero()}, labels)
-
-
-def train_step(stage, options, optimizer, ema_decay, state, batch, frozen_params, frozen, key):
-    """One optimiser step. Returns the new state and scalars."""
-    frozen = {name: (frozen[name], params) for name, params in frozen_params.items()}
-    key = jax.random.fold_in(key, state.step)
-    loss_fn = lambda params: stages.loss(stage, options, params, batch, key, frozen)
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    # The average forgets its start faster than its rate alone would let it.
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-    metrics |= dict(loss=loss, grad_norm=optax.tree.norm(grads))
-    return TrainState(state.step + 1, params, ema_params, opt_state), metrics
-
-
-def preview(stage, options, num_steps, params, batch, key, frozen):
+def preview(
+    recipe: recipe_lib.Recipe, num_steps: int, params, batch, frozen_params, key
+) -> list[jax.Array]:
     """Rows of float [b, f, h, w, 3] in [-1, 1]: what is given (if any), real, and sampled."""
     example_key, sample_key = jax.random.split(key)
-    x0, cond = stages.EXAMPLES[stage.name](stage, options, params, batch, example_key, frozen)
+    stage, frozen = recipe.stage, recipe.together(frozen_params)
+    x0, cond = stages.EXAMPLES[stage.name](stage, recipe.loss, params, batch, example_key, frozen)
     if "drop_image" in cond:
         cond["drop_image"] = jnp.zeros_like(cond["drop_image"])
     given = [cond[name] for name in ("low_res", "keyframes") if name in cond]
@@ -102,43 +46,37 @@ def preview(stage, options, num_steps, params, batch, key, frozen):
     return [*given, x0, sampled]
 
 
-def draw(rows: Sequence[jax.Array]) -> np.ndarray:
+def draw(rows: Sequence[np.ndarray]) -> np.ndarray:
     """A picture of `preview`: images side by side; videos one below another, eight frames each."""
-    rows = [media.to_uint8(row) for row in rows]
     if rows[0].shape[1] == 1:
         return media.grid(np.concatenate(rows)[:, 0], columns=len(rows[0]))
     return media.contact_sheet([row[i] for i in range(len(rows[0])) for row in rows], columns=8)
 
 
-def load_parent(path: str, name: str, dtype: str = "float32") -> tuple[stages.Stage, stages.Params]:
+def load_parent(path: str, name: str, dtype: str, mesh: Mesh) -> tuple[stages.Stage, stages.Params]:
     """A stage and its parameters, from a run's folder or out of a cascade (a folder or a name)."""
-    if (pathlib.Path(path) / "checkpoints").is_dir():
-        stage, params, _ = checkpoint.load_ema(path, dtype)
+    if (epath.Path(path) / "checkpoints").is_dir():
+        stage, params, _ = checkpoint.load_ema(path, dtype, mesh)
         return stage, params
-    loaded = cascade.load(path, dtype)
-    return loaded.stages[name], loaded.params[name]
+    return cascade.load_stage(cascade.resolve(path), name, dtype, mesh)
 
 
-def needs_clip(stage: stages.Stage) -> bool:
-    """Whether a stage is conditioned on embeddings."""
-    return stage.name == "prior" or getattr(stage.network, "image_tokens", 0) > 0
-
-
-def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.Tokenizer | None:
+def make_tokenizer(config: ConfigDict, workdir: epath.Path) -> tokenizer_lib.Tokenizer | None:
     """The tokenizer, where the stage reads text: CLIP's run learns it, all others take CLIP's."""
     if config.stage not in ("clip", "prior") and not config.network.get("text", False):
         return None
     if config.stage != "clip":
-        path = pathlib.Path(cascade.resolve(config.clip)) / "tokenizer.json"
+        path = cascade.resolve(config.clip) / "tokenizer.json"
         return tokenizer_lib.Tokenizer.load(path, config.inputs.max_tokens)
     path, data = workdir / "tokenizer.json", config.data
-    if not path.exists():
+    if processes.is_first() and not path.exists():
         images = sources.open_source("images", data.images, data.split)
         captions = [images.caption(i) for i in range(data.tokenizer_captions)]
         words = sorted({word for text in captions for word in tokenizer_lib.words(text)})
         params_lib.write_json(workdir / "words.json", dict(words=words))
         bpe = tokenizer_lib.train(captions, config.network.vocabulary_size)
         tokenizer_lib.Tokenizer(bpe, config.network.max_tokens, 0).save(path)
+    processes.wait_for_all("tokenizer")
     result = tokenizer_lib.Tokenizer.load(path, config.network.max_tokens)
     wanted = (config.network.vocabulary_size, config.network.end_token)
     if (result.vocabulary_size, result.end_token) != wanted:
@@ -149,114 +87,153 @@ def make_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> tokenizer_lib.T
     return result
 
 
-def run(config: ConfigDict, workdir: str | pathlib.Path) -> None:
-    """Trains until `config.num_steps`, from the newest checkpoint in workdir if there is one."""
-    workdir = pathlib.Path(workdir)
-    (workdir / "samples").mkdir(parents=True, exist_ok=True)
-    options = config.loss.to_dict()
+def load_batches(
+    source: Any, config: ConfigDict, mesh: Mesh, start: int
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
+    """This process's rows of every batch from step `start` on, whoever reads them. To be closed."""
+    rows = sources.Rows(source, config.batch_size, sharding.local_rows(mesh, config.batch_size))
+    dataset = grain.MapDataset.source(rows)[start * len(rows.rows) :]
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(config.threads, config.prefetch))
+    if config.workers and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers ask for its flags, which all keep defaults
+    buffer = max(1, config.prefetch // max(1, config.workers))
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(config.workers, buffer))
+    return iter(dataset.batch(len(rows.rows), drop_remainder=True))
 
-    # Mesh
+
+class Stop:
+    """Within it, SIGTERM asks the run to end after the step that it is in."""
+
+    def __init__(self):
+        self.told = False
+        # Of several processes each may hear of it at another time; JAX lets them agree on a step.
+        self.alone = jax.process_count() == 1
+
+    def __enter__(self) -> "Stop":
+        if self.alone:
+            self.usual = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.alone:
+            signal.signal(signal.SIGTERM, self.usual)
+
+    def _hear(self, *_: Any) -> None:
+        self.told = True
+
+    def after(self, step: int) -> bool:
+        """Whether this step is to be the last."""
+        return self.told if self.alone else multihost_utils.reached_preemption_sync_point(step)
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
+    """Trains until `config.num_steps`, from the newest checkpoint in workdir if there is one.
+
+    workdir: a folder that all processes see, or a bucket's gs://...
+
+    Returns the step that it got to, an earlier one if SIGTERM asked for it.
+    Raises ValueError for an impossible config, or after `config.max_skipped` steps in a row whose
+    gradients were not finite; OSError if a checkpoint cannot be written.
+    """
     mesh = sharding.make_mesh(config.mesh)
+    peak = program.matrix_peak(config.dtype) * mesh.size
+    with sharding.use(mesh):
+        return _run(config, epath.Path(workdir), mesh, peak)
 
+
+def _run(config: ConfigDict, workdir: epath.Path, mesh: Mesh, peak: float) -> int:
     # Model
-    stage = stages.build(config, config.dtype)
-    if needs_clip(stage) and not config.clip:
-        raise ValueError(
-            f"{stage.name} is told what CLIP sees; name CLIP's run or a cascade by --config.clip."
-        )
-    parents = {"clip": load_parent(config.clip, "clip", config.dtype)} if config.get("clip") else {}
-    frozen = {name: parent_stage for name, (parent_stage, _) in parents.items()}
+    parents = {}
+    if config.get("clip"):
+        parents["clip"] = load_parent(config.clip, "clip", config.dtype, mesh)
     frozen_params = {name: params for name, (_, params) in parents.items()}
-
-    # Data
-    tokenizer = make_tokenizer(config, workdir)
-    source = sources.make(config.data, stage.frames, config.num_steps, tokenizer)
-    reading = grain.ReadOptions(config.data.threads, config.data.prefetch)
-    dataset = grain.MapDataset.source(source).to_iter_dataset(reading)
-    batches = iter(dataset.batch(config.data.batch_size, drop_remainder=True))
-    held_out = sources.make({**config.data, "split": "test"}, stage.frames, 1, tokenizer)
-    examples = [held_out[i] for i in range(config.eval.num_examples)]
-    test_batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+    recipe = recipe_lib.make_recipe(config, {name: stage for name, (stage, _) in parents.items()})
+    if recipe_lib.needs_clip(recipe.stage) and not parents:
+        raise ValueError(
+            f"{config.stage} is told what CLIP sees; name CLIP's run or a cascade by --config.clip."
+        )
 
     # State, born sharded
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
-
-    def init_state(init_key):
-        params = stages.init_params(stage, init_key)
-        return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
-
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    shapes = jax.eval_shape(init_state, init_key)
-    layout = sharding.shard_like_parameters(shapes, mesh)
-    checkpoints = checkpoint.Checkpoints(workdir)
-    abstract = jax.tree.map(
-        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, layout
-    )
-    restored = checkpoints.restore(abstract)
-    if restored is not None:
-        state, position = restored
-        batches.set_state(position["batches"])
-        if int(state.step) >= config.num_steps:
-            print(f"{workdir} has had its {config.num_steps} steps")
-            checkpoints.close()
-            return
-    else:
-        state = jax.jit(init_state, out_shardings=layout)(init_key)
-        if config.get("init"):
-            _, image_params = load_parent(config.init, config.init_stage)
-            params = params_lib.inflate(image_params, state.params)
-            state = state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
-            state = jax.device_put(state, layout)
+    abstract = sharding.placed(jax.eval_shape(recipe.init, init_key), mesh)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    (workdir / "samples").mkdir(parents=True, exist_ok=True)
+    checkpoints = checkpoint.Checkpoints(workdir, config)
+    state = checkpoints.restore(abstract)
+    if state is None and config.get("init"):
+        _, image_params = load_parent(config.init, config.init_stage, config.dtype, mesh)
+
+        def inflate(key, image_params):
+            return recipe.start(params_lib.inflate(image_params, recipe.init(key).params))
+
+        state = jax.jit(inflate, out_shardings=layout)(init_key, image_params)
+    elif state is None:
+        state = jax.jit(recipe.init, out_shardings=layout)(init_key)
+    start = int(state.step)
+    if start >= config.num_steps:
+        print(f"{workdir} has had its {config.num_steps} steps")
+        return start
+    if processes.is_first():
         params_lib.write_json(workdir / "config.json", checkpoint.to_json(config))
 
-    # Steps
-    step_fn = functools.partial(
-        train_step, stage, options, optimizer, config.optimizer.ema_decay, frozen=frozen, key=key
-    )
-    step_fn = jax.jit(step_fn, donate_argnums=0, out_shardings=(layout, None))
+    # Data
+    frames, batch_size = recipe.stage.frames, config.data.batch_size
+    tokenizer = make_tokenizer(config, workdir)
+    source = sources.make(config.data, frames, config.num_steps, tokenizer)
+    batches = load_batches(source, config.data, mesh, start)
+    held_out = sources.make({**config.data, "split": "test"}, frames, 1, tokenizer)
+    examples = [held_out[i] for i in range(config.eval.num_examples)]
+    test_batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+    batch = next(batches)
 
-    @jax.jit
-    def preview_fn(params, batch, frozen_params):
-        together = {name: (frozen[name], p) for name, p in frozen_params.items()}
-        return preview(stage, options, config.eval.num_steps, params, batch, key, together)
+    # Steps
+    put = lambda rows: sharding.shard_batch(rows, mesh, batch_size)
+    step_fn = jax.jit(recipe.step, donate_argnums=0, out_shardings=(layout, None))
+    step_fn = program.Program(step_fn, state, put(batch), frozen_params, key)
+    preview_fn = functools.partial(preview, recipe, config.eval.num_steps)
+    preview_fn = jax.jit(preview_fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    pictures = config.stage not in ("clip", "prior")
 
     # Loop
-    writer = metric_writers.create_default_writer(str(workdir), asynchronous=False)
-    start = int(state.step)
-    if start == 0:
-        overview = parameter_overview.get_parameter_overview(shapes.params, include_stats=False)
-        writer.write_texts(0, {"parameters": overview})
-    pictures = stage.name not in ("clip", "prior")
-    stopped = []
-    usual = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    bar = tqdm(total=config.num_steps, initial=start, desc=f"train {stage.name}", unit="step")
-    since, clock, metrics = start, time.monotonic(), None
-    for step in range(start + 1, config.num_steps + 1):
-        batch = sharding.shard_batch(next(batches), mesh)
-        jax.block_until_ready(metrics)  # one step runs ahead, not many: the bar tells the truth
-        state, metrics = step_fn(state, batch, frozen_params)
-        bar.update()
-        last = step == config.num_steps or bool(stopped)
-        if step % config.log_every == 0 or last:
-            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            seconds = time.monotonic() - clock
-            scalars["steps_per_second"] = (step - since) / seconds
-            scalars["examples_per_second"] = (step - since) * config.data.batch_size / seconds
-            since, clock = step, time.monotonic()
-            writer.write_scalars(step, scalars)
-            with open(workdir / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(dict(step=step, **scalars)) + "\n")
-            bar.set_postfix(loss=f"{scalars['loss']:.4f}")
-        if pictures and (step % config.eval.every == 0 or last):
-            picture = draw(preview_fn(state.ema_params, test_batch, frozen_params))
-            media.write_image(workdir / "samples" / f"{step:07d}.png", picture)
-            writer.write_images(step, {"samples": picture[None]})
-            since, clock = step, time.monotonic()
-        if step % config.save_every == 0 or last:
-            checkpoints.save(state, {"batches": batches.get_state()})
-        if last:
-            break
-    bar.close()
-    writer.close()
-    checkpoints.close()
-    signal.signal(signal.SIGTERM, usual)
+    with (
+        contextlib.closing(batches),
+        checkpoints,
+        Stop() as stop,
+        monitor.Monitor(workdir, config, start, step_fn.flops / peak) as watch,
+    ):
+        if start == 0:
+            overview = parameter_overview.get_parameter_overview(
+                abstract.params, include_stats=False
+            )
+            watch.text(0, "parameters", overview)
+        metrics = None
+        for step in range(start + 1, config.num_steps + 1):
+            watch.profile(step)
+            jax.block_until_ready(metrics)  # one step runs ahead, not many: the bar tells the truth
+            state, metrics = step_fn(state, put(batch), frozen_params, key)
+            watch.step(metrics, batch)
+            stopped, last = stop.after(step), step == config.num_steps
+            logged = step % config.log_every == 0 or stopped or last
+            skipped = watch.log(step)["skipped_in_a_row"] if logged else 0
+            useless = skipped >= config.max_skipped
+            if step % config.save_every == 0 or stopped or last or useless:
+                checkpoints.save(step, state)
+            if useless:
+                raise ValueError(
+                    f"the gradients of {skipped:.0f} steps in a row were not finite; the "
+                    f"parameters in {workdir} are those from before. Look for damaged data, or "
+                    "start from here (--config.init) with a lower optimizer.learning_rate."
+                )
+            if stopped:  # nothing may keep it from ending
+                break
+            if pictures and (step % config.eval.every == 0 or last):
+                with watch.pausing():
+                    rows = preview_fn(state.ema_params, test_batch, frozen_params, key)
+                    rows = [media.to_uint8(row) for row in rows]
+                    watch.picture(step, draw(rows))
+                    if recipe.stage.frames > 1:
+                        watch.video(step, media.grid(np.concatenate(rows), columns=len(rows[0])))
+            if not last:
+                with watch.waiting():
+                    batch = next(batches)
+    return step

@@ -73,8 +73,10 @@ class SpaceTimeUNet(nn.Module):
     aug_level: bool = False  # is told how much noise was put on the low-resolution input
     temporal: bool = False
     fps: bool = False  # is told the frames per second
+    self_condition: bool = False  # takes the clean video that the sampler's last step predicted
     keyframes: bool = False  # takes 4 more channels, masked frames and mask, and the frame skip
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"  # what the backward pass computes again, a name in layers.REMAT
 
     @nn.compact
     def __call__(
@@ -90,6 +92,7 @@ class SpaceTimeUNet(nn.Module):
         low_res: Float[Array, "b f h w 3"] | None = None,
         aug_level: Float[Array, "b"] | None = None,
         fps: Float[Array, "b"] | None = None,
+        last_x0: Float[Array, "b f h w 3"] | None = None,
         keyframes: Float[Array, "b f h w 3"] | None = None,
         mask: Float[Array, "b f h w 1"] | None = None,
         frame_skip: Float[Array, "b"] | None = None,
@@ -99,6 +102,7 @@ class SpaceTimeUNet(nn.Module):
 
         t: timesteps. drop_image: where True, the learned null embedding replaces the image's.
         low_res: resized to the size of x. aug_level: in timesteps. fps: frames per second of x.
+        last_x0: predicted at more noise, or none, like zero, at first (Chen et al. 2022, §2.2).
         keyframes: known frames, zero where unknown; mask: 1 where known. frame_skip: source frames
         per kept frame. train: turns dropout on, under the rng "dropout".
         Returns 3 channels, or 6 where the variance is learned.
@@ -129,6 +133,8 @@ class SpaceTimeUNet(nn.Module):
         inputs = [x]
         if self.low_res:
             inputs.append(low_res)
+        if self.self_condition:
+            inputs.append(jnp.zeros_like(x) if last_x0 is None else last_x0)
         if self.keyframes:
             inputs += [keyframes, mask]
         inputs = [layers.space_to_depth(a.astype(self.dtype), self.patch) for a in inputs]
@@ -138,7 +144,7 @@ class SpaceTimeUNet(nn.Module):
         )
 
         def block(y, features, name, resample=None):
-            return layers.ResidualBlock(
+            return layers.checkpointed(layers.ResidualBlock, self.remat, static=(3,))(
                 features,
                 self.groups,
                 self.temporal,
@@ -150,13 +156,13 @@ class SpaceTimeUNet(nn.Module):
             )(y, embedding, train)
 
         def attention(y, name):
-            return layers.SpaceTimeAttention(
+            return layers.checkpointed(layers.SpaceTimeAttention, self.remat)(
                 self.head_dim, self.groups, self.temporal, self.dtype, name=name
             )(y, context, context_mask)
 
         widths = [self.width * m for m in self.multipliers]
         last = len(widths) - 1
-        y = convolution(widths[0], name="input")(jnp.concatenate(inputs, axis=-1))
+        y = convolution(widths[0], first=True, name="input")(jnp.concatenate(inputs, axis=-1))
         skips = [y]
         for level, features in enumerate(widths):
             for i in range(self.depth):

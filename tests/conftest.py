@@ -1,3 +1,4 @@
+import os
 import pathlib
 import subprocess
 import sys
@@ -5,8 +6,13 @@ import sys
 import jax
 import pytest
 
+# Compiling is most of what tests wait for; commands that they start read this too.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 # Broadcasting over ranks hides wrong axes; mav writes out every axis that it adds.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests of meshes divide work over eight; all others use the first.
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_configure(config):

@@ -1,3 +1,4 @@
+import io
 import json
 import pathlib
 import pickle
@@ -8,6 +9,7 @@ import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from mav.data import builders, cutout, sources
 
@@ -44,6 +46,9 @@ class Few:
     def __len__(self):
         return self.length
 
+    def __getitem__(self, index):
+        return self.source[index]
+
     def __getattr__(self, name):
         return getattr(self.source, name)
 
@@ -51,9 +56,10 @@ class Few:
 def pipelines(images, videos, size, crop):
     """What is trained on, from captioned images and from videos."""
     curriculum = sources.FpsCurriculum((3.0, 1.0), (1.0, 1.0), 100)
+    view = sources.View(size, crop)
     return (
-        sources.Captioned(images, tokenizer, 0, size, crop, caption_drop_prob=0.1),
-        sources.Clips(videos, 0, 4, size, crop, curriculum, batch_size=2),
+        sources.Captioned(images, tokenizer, 0, view, caption_drop_prob=0.1),
+        sources.Clips(videos, 0, 4, view, curriculum, batch_size=2),
     )
 
 
@@ -76,11 +82,11 @@ def test_stored_images_are_those_of_the_world(folders, split, number):
 @pytest.mark.parametrize(("split", "number"), [("train", 3), ("test", 1)])
 def test_stored_videos_are_those_of_the_world(folders, split, number):
     stored = builders.ArrayRecordVideos(folders["videos"], split)
-    assert (len(stored), stored.native_fps) == (number, cutout.NATIVE_FPS)
+    assert len(stored) == number
     for i, frames in zip(range(number), ([0, 59], [7, 7, 3], [41]), strict=False):
-        assert stored.num_frames(i) == LENGTH
+        np.testing.assert_array_equal(stored[i].times, np.arange(LENGTH) / cutout.NATIVE_FPS)
         np.testing.assert_array_equal(
-            stored.frames(i, frames, 64), cutout.video(split, i, frames, 64)
+            stored[i].show(frames, 64), cutout.video(split, i, frames, 64)
         )
 
 
@@ -117,22 +123,33 @@ def test_videos_hold_no_text(folders):
 def test_a_window_shows_the_stored_pixels_or_their_means(prepared):
     images, videos = prepared
     whole = cutout.image("train", 1, 64).astype(float)
-    window = images.image(1, 40, (5 / 64, 9 / 64, 40 / 64))
+    window = images.image(1, 40, (5 / 24, 9 / 24, 40 / 64))
     np.testing.assert_array_equal(window, whole[9:49, 5:45])
     means = whole[8:40, 4:36].reshape(16, 2, 16, 2, 3).mean((1, 3))
-    shown = videos.frames(1, [30], 16, (4 / 64, 8 / 64, 32 / 64))
-    halved = images.image(1, 16, (4 / 64, 8 / 64, 32 / 64))
+    shown = videos[1].show([30], 16, (4 / 32, 8 / 32, 32 / 64))
+    halved = images.image(1, 16, (4 / 32, 8 / 32, 32 / 64))
     assert np.abs(halved - means).max() <= 1  # Pillow rounds after each axis
     whole = cutout.video("train", 1, [30], 64).astype(float)
     means = whole[:, 8:40, 4:36].reshape(1, 16, 2, 16, 2, 3).mean((2, 4))
     assert np.abs(shown - means).max() <= 1
 
 
+def test_a_window_moves_over_all_of_the_longer_side():
+    wide = np.zeros((8, 20, 3), np.uint8)
+    wide[:, :, 0] = np.arange(20)
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "png")
+    shown = lambda *window: builders._shown(file.getvalue(), 4, window)[0, :, 0].tolist()
+    assert shown(0.0, 0.0, 0.5) == [0, 1, 2, 3]
+    assert shown(1.0, 0.5, 0.5) == [16, 17, 18, 19]
+    assert shown(0.5, 0.5, 1.0) == [7, 9, 11, 13]  # means of 6 and 7 to 12 and 13, to above
+
+
 def test_more_pixels_than_are_stored_are_refused(prepared):
     with pytest.raises(ValueError, match="prepare the data set at size 128 or above"):
         prepared[0].image(0, 64, (0.0, 0.0, 0.5))
     with pytest.raises(ValueError, match="prepare the data set at size 256 or above"):
-        prepared[1].frames(0, [0], 256)
+        prepared[1][0].show([0], 256)
 
 
 @pytest.mark.parametrize("crop", [64, 48])
@@ -176,7 +193,7 @@ def test_sources_travel_to_worker_processes(prepared):
     images, videos = prepared
     images_copy, videos_copy = pickle.loads(pickle.dumps(prepared))
     np.testing.assert_array_equal(images_copy.image(1, 64), images.image(1, 64))
-    np.testing.assert_array_equal(videos_copy.frames(1, [2], 64), videos.frames(1, [2], 64))
+    np.testing.assert_array_equal(videos_copy[1].show([2], 64), videos[1].show([2], 64))
 
 
 def test_several_processes_and_files_keep_the_order(tmp_path, monkeypatch):
@@ -249,7 +266,7 @@ from mav.data import builders
 folder = builders.build("cutout_images", {str(tmp_path)!r}, 2, 1, processes=1)
 images = sources.open_source("images", str(folder), "train")
 videos = sources.open_source("videos", {str(folders["videos"])!r}, "train")
-print(images.image(0, 64).shape, images.caption(1), videos.frames(0, [3], 64).shape)
+print(images.image(0, 64).shape, images.caption(1), videos[0].show([3], 64).shape)
 assert "tensorflow" not in sys.modules
 """
     result = subprocess.run(

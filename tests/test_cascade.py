@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 import noise
 import tiny
 from mav import cascade as cascade_lib
+from mav import media
 from mav import params as params_lib
 
 PROMPT = "a red ball over a green meadow"
@@ -75,16 +78,25 @@ def test_of_several_videos_the_one_nearest_to_the_text_is_kept(cascade):
         cosines[i, j] = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
     best = cosines.mean(1).argmax()
     assert best != 0
-    np.testing.assert_array_equal(cascade.nearest(videos, PROMPT), videos[best : best + 1])
+    assert cascade.nearest(videos, PROMPT) == best
 
 
-def test_the_decoder_draws_as_many_candidates_as_asked(cascade, monkeypatch):
+def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypatch):
     seen = []
-    nearest = lambda self, videos, prompt: seen.append(len(videos)) or videos[:1]
-    monkeypatch.setattr(cascade_lib.Cascade, "nearest", nearest)
-    cascade.text_to_image(PROMPT, progress=cascade_lib.silent, size=8, candidates=3)
+    image = functools.partial(
+        cascade.text_to_image, PROMPT, progress=cascade_lib.silent, size=8, steps=4, candidates=3
+    )
+    pick = lambda i: lambda self, videos, prompt: seen.append(videos) or i
+    found = []
+    for i in range(3):
+        monkeypatch.setattr(cascade_lib.Cascade, "nearest", pick(i))
+        found.append(image())
+    assert [len(videos) for videos in seen] == [3, 3, 3]
+    for i in range(3):  # what is finished is what was seen halfway
+        halfway = media.to_uint8(np.asarray(seen[i][:, 0])).astype(int)
+        assert np.abs(halfway - found[i][None]).mean((1, 2, 3)).argmin() == i
     cascade.text_to_image(PROMPT, progress=cascade_lib.silent, size=8)
-    assert seen == [3]
+    assert len(seen) == 3
 
 
 def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
@@ -120,10 +132,10 @@ def test_progress_is_reported_for_every_stage_to_its_end(cascade):
 
 
 def test_each_stage_compiles_its_network_once(cascade):
-    cascade_lib._advance.clear_cache()
+    cascade_lib.advance.clear_cache()
     for seed in range(2):
         cascade.text_to_video(PROMPT, seed=seed, progress=cascade_lib.silent)
-    assert cascade_lib._advance._cache_size() == 5
+    assert cascade_lib.advance._cache_size() == 5
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_training_on_videos_starts_from_a_converted_stage(converted, tmp_path, n
     config.data.update(data)
     config.clip = config.init = str(converted)
     config.optimizer.learning_rate = 0.0
-    config.num_steps = 1
+    config.num_steps = config.mesh.data = 1
     config.eval.update(num_examples=1, num_steps=1)
     train.run(config, tmp_path)
 

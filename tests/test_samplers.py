@@ -22,15 +22,15 @@ def scales(process, t):
     return alpha[:, None, None, None, None], sigma[:, None, None, None, None]
 
 
-def denoise(x, t, process=COSINE):
+def denoise(x, t, last_x0=None, process=COSINE):
     alpha, sigma = scales(process, t)
     gain = alpha * DEVIATION**2 / (alpha**2 * DEVIATION**2 + sigma**2)
     return MEAN + gain * (x - alpha * MEAN)
 
 
-def noise_of(x, t, process):
+def noise_of(x, t, last_x0=None, process=COSINE):
     alpha, sigma = scales(process, t)
-    return (x - alpha * denoise(x, t, process)) / sigma
+    return (x - alpha * denoise(x, t, process=process)) / sigma
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3, 4, 5, 6))
@@ -141,7 +141,7 @@ def test_learned_variances_make_few_steps_of_ddpm_exact():
     channels[times] = 2 * (np.log(true[:-1]) - low) / (high - low) - 1
     assert (np.abs(channels) <= 1).all()
 
-    def predict(x, t):
+    def predict(x, t, last_x0):
         wanted = jnp.asarray(channels)[t][:, None, None, None, None]
         return jnp.concatenate([denoise(x, t), jnp.broadcast_to(wanted, x.shape)], axis=-1)
 
@@ -151,7 +151,7 @@ def test_learned_variances_make_few_steps_of_ddpm_exact():
     assert fixed < 0.7 * DEVIATION**2
 
 
-def one_frame_at_a_time(x, t):
+def one_frame_at_a_time(x, t, last_x0):
     del t
     y = jnp.tanh(x + jnp.roll(x, 1, axis=3))
     return jnp.concatenate([y, y], axis=-1)
@@ -186,7 +186,7 @@ def test_projected_frames_come_back_unchanged(sampler):
 
 def test_predictions_are_clipped_on_the_way():
     x = samplers.sample(
-        lambda x, t: 9 * jnp.sign(x),
+        lambda x, t, last_x0: 9 * jnp.sign(x),
         diffusion.Process(prediction="x0", clip=0.5),
         KEY,
         (1, 1, 8, 8, 1),
@@ -207,13 +207,16 @@ def test_one_scan_over_the_table_equals_a_call_for_every_row(sampler):
     np.testing.assert_allclose(state.x0, whole.x0, atol=1e-6)
 
 
-def test_every_call_is_told_the_timestep_of_its_row():
+def test_every_call_is_told_the_timestep_of_its_row_and_the_last_clean_sample():
     seen = []
 
-    def predict(x, t):
-        jax.debug.callback(lambda t: seen.append(t.tolist()), t, ordered=True)
-        return x
+    def predict(x, t, last_x0):
+        jax.debug.callback(lambda *told: seen.append(told), t, last_x0, ordered=True)
+        return jnp.broadcast_to(t[:, None, None, None, None], x.shape) / 500
 
-    samplers.sample(predict, COSINE, KEY, (2, 1, 4, 4, 1), num_steps=4, spacing="trailing")
+    process = diffusion.Process(prediction="x0")  # clips at 1
+    samplers.sample(predict, process, KEY, (2, 1, 4, 4, 1), num_steps=4, spacing="trailing")
     jax.effects_barrier()
-    assert seen == [[999, 999], [749, 749], [499, 499], [249, 249]]
+    assert [t.tolist() for t, _ in seen] == [[999, 999], [749, 749], [499, 499], [249, 249]]
+    for (_, last_x0), value in zip(seen, (0, 1, 1, 0.998), strict=True):
+        np.testing.assert_allclose(last_x0, value, rtol=1e-6)

@@ -16,13 +16,16 @@ class NumberedFrames:
     def __len__(self):
         return 5
 
-    def num_frames(self, index):
-        return self.length
+    def __getitem__(self, index):
+        def show(frames, size, window):
+            assert all(0 <= frame < self.length for frame in frames)
+            colours = np.array([(frame // 256, frame % 256, index) for frame in frames], np.uint8)
+            return np.broadcast_to(colours[:, None, None], (len(frames), size, size, 3))
 
-    def frames(self, index, frames, size, window):
-        assert all(0 <= frame < self.length for frame in frames)
-        colours = np.array([(frame // 256, frame % 256, index) for frame in frames], np.uint8)
-        return np.broadcast_to(colours[:, None, None], (len(frames), size, size, 3))
+        return sources.Video(self.times(), show)
+
+    def times(self):
+        return np.arange(self.length) / self.native_fps
 
 
 def numbers(example):
@@ -40,11 +43,13 @@ def steady(a, b):
 
 
 def clips(videos, curriculum, seed=0, num_frames=16):
-    return sources.Clips(videos, seed, num_frames, 64, 48, curriculum, batch_size=4)
+    return sources.Clips(videos, seed, num_frames, sources.View(64, 48), curriculum, batch_size=4)
 
 
 def captioned(seed=0, **options):
-    return sources.Captioned(sources.CutoutImages("train"), tokenizer, seed, 64, 48, **options)
+    return sources.Captioned(
+        sources.CutoutImages("train"), tokenizer, seed, sources.View(64, 48), **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,20 @@ def test_frames_of_a_clip_are_as_far_apart_as_its_fps_says(native_fps):
     assert len(starts) > 50
 
 
+def test_frames_of_a_variable_rate_are_the_nearest_in_time():
+    class Uneven(NumberedFrames):
+        def times(self):
+            return np.cumsum(np.random.default_rng(0).choice([0.02, 0.05, 0.2], self.length))
+
+    times = Uneven().times()
+    for i in range(50):
+        example = clips(Uneven(), steady(0.7, 1.0))[i]
+        frames = numbers(example)
+        wanted = times[frames[0]] + np.arange(16) / example["fps"]
+        off = np.abs(times[frames] - wanted)
+        np.testing.assert_allclose(off, np.abs(times[:, None] - wanted).min(0), atol=1e-6)
+
+
 def test_a_short_video_limits_how_slow_a_clip_is():
     videos = NumberedFrames(length=40)
     slow = clips(videos, steady(1, 1e6))[0]
@@ -133,19 +152,38 @@ def test_clips_start_anywhere_they_fit():
 
 def test_windows_stay_inside_and_fall_on_pixels():
     rng = np.random.default_rng(0)
-    windows = np.array([sources.draw_window(rng, size=64, crop=61) for _ in range(400)])
-    left, top, extent = windows.T
-    for first in (left, top):
-        assert set(first * 64) == {0, 1, 2, 3}
-        assert (first + extent).max() <= 1
+    windows = np.array([sources.View(64, 61).draw_window(rng) for _ in range(400)])
+    across, down, extent = windows.T
+    for place in (across, down):  # in the three pixels of room
+        assert set(np.round(place * 3, 9)) == {0, 1, 2, 3}
     np.testing.assert_array_equal(extent, 61 / 64)
-    assert sources.draw_window(rng, 64, 64) == cutout.WHOLE
+    assert sources.View(64, 61, "centre").draw_window(rng) == (0.5, 0.5, 61 / 64)
+    assert sources.View(64, 64).draw_window(rng)[2] == 1
+
+
+def test_some_pictures_are_mirrored():
+    picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    view, rng = sources.View(2, 2, flip_prob=0.25), np.random.default_rng(0)
+    seen = [view.look(rng, lambda size, window: picture) for _ in range(400)]
+    flipped = [np.array_equal(frames, picture[:, :, ::-1]) for frames in seen]
+    assert all(flip or np.array_equal(f, picture) for flip, f in zip(flipped, seen, strict=True))
+    assert np.mean(flipped) == pytest.approx(0.25, abs=0.06)  # three deviations of 400
+
+
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [(dict(crop_at="top"), "crop_at='top' is unknown"), (dict(crop=65), "between 1 and size=64")],
+)
+def test_impossible_views_are_refused(view, says):
+    with pytest.raises(ValueError, match=says):
+        sources.View(**dict(size=64, crop=64) | view)
 
 
 @pytest.mark.parametrize("kind", ["images", "videos"])
 def test_a_config_makes_its_source(kind):
     config = dict(split="test", seed=3, batch_size=2, size=64, crop=32, caption_drop_prob=0.5)
-    config |= {kind: "cutout", "fps_start": [3.0, 1.0], "fps_end": [1.0, 1.0]}
+    config |= {kind: "cutout", "stills": 0, "fps_start": [3.0, 1.0], "fps_end": [1.0, 1.0]}
+    config |= dict(crop_at="random", flip_prob=0.0)
     source = sources.make(config, 4, 100, tokenizer)
     assert source[5]["frames"].shape == (1 if kind == "images" else 4, 32, 32, 3)
-    assert source.crop == 32
+    assert source.view == sources.View(64, 32)

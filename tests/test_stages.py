@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 from ml_collections import ConfigDict
 
 import noise
@@ -210,10 +211,37 @@ def test_timesteps_come_one_from_each_stratum_in_random_order():
     np.testing.assert_allclose(draws.mean(), 499.5, atol=3)  # of a stratum's 36 / sqrt(1600)
 
 
+def test_timesteps_can_follow_a_logit_normal_distribution():
+    found = np.sort(stages.draw_timesteps(built("decoder"), KEY, 1000, (0.4, 0.8)))
+    borders = scipy.stats.norm(0.4, 0.8).ppf(np.arange(1001) / 1000)
+    t = 1000 * scipy.special.expit(borders)
+    assert (np.floor(t[:-1]) <= found).all()
+    assert (found <= np.ceil(t[1:])).all()
+
+
 def test_no_timestep_lies_beyond_the_last(monkeypatch):
     largest = np.nextafter(np.float32(1), np.float32(0))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, largest))
     assert stages.draw_timesteps(built("decoder"), KEY, 64).max() == 999
+
+
+def test_every_other_step_is_told_what_the_network_predicts_of_the_noise_alone():
+    def network(variables, x, t, *, last_x0, fps):
+        return variables["params"] * x + 100 * last_x0 + fps[0]
+
+    stage = types.SimpleNamespace(
+        network=types.SimpleNamespace(apply=network, self_condition=True),
+        process=diffusion.Process(prediction="x0"),
+    )
+    x, t, told = normal((2, 1, 2, 2, 3)), np.array([3, 3]), dict(fps=np.full(2, 0.25))
+    draw = jax.jit(lambda scale, key: stages.draw_last_x0(stage, scale, x, t, told, key))
+    draws = np.stack([draw(0.5, jax.random.key(i)) for i in range(100)])
+    predicted = draws.any(axis=(1, 2, 3, 4, 5))
+    assert 30 < predicted.sum() < 70
+    right = np.clip(0.5 * x + 0.25, -1, 1)
+    np.testing.assert_allclose(draws[predicted], np.tile(right, (predicted.sum(), 1, 1, 1, 1, 1)))
+    key = jax.random.key(int(np.argmax(predicted)))
+    assert jax.grad(lambda scale: draw(scale, key).sum())(0.5) == 0
 
 
 # Softmax does not notice what is added to all its inputs; statistics are not trained.
@@ -261,23 +289,50 @@ def test_a_network_that_knows_the_answer_has_no_loss():
     np.testing.assert_allclose(loss, 0, atol=1e-10)
 
 
+def test_in_clips_eyes_frames_are_as_far_apart_as_their_embeddings():
+    clip_stage, params = frozen_clip()["clip"]
+    videos = [jnp.tanh(normal((2, 3, 12, 12, 3), seed)) for seed in (1, 2)]
+    found = jax.jit(functools.partial(stages.perceptual_distance, clip_stage))(params, *videos)
+    expected = np.zeros(2)
+    for i, j in np.ndindex(2, 3):  # a tower of one block, of which nothing but the embedding counts
+        one = [
+            np.asarray(stages.embed_first_frame(clip_stage, params, v[i : i + 1, j : j + 1]))[0]
+            for v in videos
+        ]
+        cosine = one[0] @ one[1] / np.linalg.norm(one[0]) / np.linalg.norm(one[1])
+        expected[i] += (2 - 2 * cosine) / 3
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_perceptual_distance_is_added_to_the_loss():
+    stage, batch = built("decoder"), batch_for(built("decoder"))
+    params, frozen = random_params(stage), frozen_clip()
+    loss = lambda options: jax.jit(
+        lambda params: stages.loss(stage, options, params, batch, KEY, frozen)
+    )(params)
+    plain, _ = loss(OPTIONS)
+    found, metrics = loss(OPTIONS | dict(perceptual=0.3))
+    assert metrics["perceptual"] > 0
+    np.testing.assert_allclose(found - plain, 0.3 * metrics["perceptual"], rtol=1e-3)
+
+
 # Sampling
 
 
 def test_guidance_goes_away_from_the_null_condition_and_keeps_the_conditional_variance():
-    def network(variables, x, t, *, drop_image, fps):
+    def network(variables, x, t, *, last_x0, drop_image, fps):
         assert variables == {"params": "params"}
-        sizes = jnp.where(drop_image, 1.0, 10.0) * t * fps
+        sizes = jnp.where(drop_image, 1.0, 10.0) * t * fps * last_x0[:, 0, 0, 0, 0]
         return jnp.broadcast_to(sizes[:, None, None, None, None], (*x.shape[:-1], 6))
 
     stage = types.SimpleNamespace(
-        network=types.SimpleNamespace(apply=network),
+        network=types.SimpleNamespace(apply=network, self_condition=True),
         process=diffusion.Process(variance="learned_range"),
     )
     told = dict(drop_image=np.array([False, False]), fps=np.array([1.0, 2.0]))
     null = dict(drop_image=np.array([True, True]))
-    x, t = np.zeros((2, 1, 2, 2, 3)), np.array([3, 3])
-    plain = stages.predictor(stage, "params", told, null)(x, t)
+    x, t, x0 = np.zeros((2, 1, 2, 2, 3)), np.array([3, 3]), np.ones((2, 1, 2, 2, 3))
+    plain = stages.predictor(stage, "params", told, null)(x, t, x0)
     np.testing.assert_array_equal(plain[:, 0, 0, 0], [[30] * 6, [60] * 6])
-    guided = stages.predictor(stage, "params", told, null, guidance_scale=2.0)(x, t)
+    guided = stages.predictor(stage, "params", told, null, guidance_scale=2.0)(x, t, x0)
     np.testing.assert_array_equal(guided[:, 0, 0, 0], [[57] * 3 + [30] * 3, [114] * 3 + [60] * 3])

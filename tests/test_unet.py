@@ -47,6 +47,7 @@ def inputs(frames=FRAMES):
         low_res=video(4),
         aug_level=np.array([0.0, 40.0], np.float32),
         fps=np.array([3.0, 15.0], np.float32),
+        last_x0=video(7),
         keyframes=video(5),
         mask=(video(6, 1) > 0).astype(np.float32),
         frame_skip=np.array([1.0, 5.0], np.float32),
@@ -180,6 +181,18 @@ def enlarged(interpolation, decoder):
     params = params_lib.flatten(fresh(interpolation, decoder))
     wider = params_lib.flatten(shapes(interpolation))["input/space/kernel"]
     return params_lib.unflatten(params | {"input/space/kernel": np.ones(wider.shape)})
+
+
+def test_a_network_that_is_told_of_the_last_step_starts_without_it():
+    before = unet.SpaceTimeUNet(**DECODER)
+    after = unet.SpaceTimeUNet(**DECODER, self_condition=True)
+    params = noise.params(shapes(before))
+    inflated = params_lib.inflate(params, shapes(after))
+    right = apply(before, params, inputs())
+    np.testing.assert_allclose(apply(after, inflated, inputs()), right, atol=1e-5)
+    moved = params_lib.flatten(inflated)
+    moved["input/space/kernel"] = moved["input/space/kernel"].at[..., 3:, :].set(0.1)
+    assert (np.abs(apply(after, params_lib.unflatten(moved), inputs()) - right) > 1e-3).any()
 
 
 def test_a_dropped_image_embedding_is_the_learned_null():

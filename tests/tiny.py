@@ -1,6 +1,8 @@
 """A cascade of all six networks in miniature, with random parameters, for tests of the whole."""
 
 import functools
+import importlib
+import pathlib
 
 import jax
 import numpy as np
@@ -13,7 +15,13 @@ DIFFUSION = dict(schedule="cosine", num_timesteps=1000, prediction="x0")
 INPUTS = dict(embedding_features=8, text_features=8, max_tokens=12)
 UNET = dict(width=8, multipliers=[1], depth=1, groups=4, head_dim=4, patch=1)
 VIDEO = dict(
-    UNET, image_tokens=2, context_features=8, attention_levels=[0], temporal=True, fps=True
+    UNET,
+    image_tokens=2,
+    context_features=8,
+    attention_levels=[0],
+    temporal=True,
+    fps=True,
+    self_condition=True,
 )
 BPE = tokenizer.train(TEXTS, 600)
 
@@ -95,3 +103,52 @@ def write(folder):
     words = sorted({word for text in TEXTS for word in tokenizer.words(text)})
     provenance = dict(words=words, shows=dict(objects=["ball"]))
     cascade.write_index(folder, "tiny", SETTINGS, provenance)
+
+
+def train_arguments(folder):
+    """Of `mav train`, for a decoder in miniature that CLIP of the cascade in `folder` tells."""
+    network = CONFIGS["decoder"]["network"]
+    values = {f"network.{k}": tuple(v) if isinstance(v, list) else v for k, v in network.items()}
+    values |= {"inputs.embedding_features": INPUTS["embedding_features"]}
+    values |= {"size": 8, "data.size": 8, "data.crop": 8, "data.batch_size": 4, "data.prefetch": 2}
+    values |= {"eval.every": 100, "eval.num_examples": 2, "eval.num_steps": 1, "log_every": 1}
+    values |= {"optimizer.name": "adamw", "optimizer.warmup_steps": 1, "data.stills": 0}
+    values |= {"num_steps": 4, "save_every": 2, "clip": folder}
+    config = pathlib.Path(__file__).parent.parent / "configs" / "decoder.py"
+    return ["--config", f"{config}:cutout,video"] + [f"--config.{k}={v}" for k, v in values.items()]
+
+
+def small(stage, phase, parents, num_steps=4):
+    """A shipped config, shrunk to seconds; CLIP is of the cascade in `parents`."""
+    config = importlib.import_module(f"configs.{stage}").get_config(f"cutout,{phase}")
+    config.update_from_flattened_dict(
+        {f"network.{k}": v for k, v in _trained_network(stage).items()}
+    )
+    for name in ("size", "low_size", "frames"):
+        if name in config and stage in CONFIGS and name in CONFIGS[stage]:
+            config[name] = CONFIGS[stage][name] if phase == "video" or name != "frames" else 1
+    if "inputs" in config:
+        config.inputs.update(INPUTS)
+    size = config.get("size", 8)
+    config.data.update(dict(batch_size=2, size=size, crop=size, prefetch=2))
+    if stage == "clip":
+        config.data.tokenizer_captions = 200
+    else:
+        config.clip = str(parents)
+    config.eval.update(dict(every=100, num_examples=1, num_steps=1))
+    if config.data.get("stills"):
+        config.data.stills = 1
+    config.optimizer.update(name="adamw", warmup_steps=1)  # Muon has its own test
+    config.num_steps = num_steps
+    config.log_every = 2
+    config.mesh.data = 1
+    return config
+
+
+def _trained_network(stage):
+    values = dict(CONFIGS[stage]["network"])
+    for name in ("temporal", "fps", "keyframes"):
+        values.pop(name, None)
+    if stage == "clip":  # the captions give the bytes, 2 special tokens and merges
+        values |= dict(vocabulary_size=330, end_token=329)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -18,16 +18,16 @@ import os
 import pathlib
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mav.data import cutout
+from mav.data import cutout, sources
 
 # Builders.
 
@@ -239,55 +239,94 @@ class ArrayRecordImages:
     """
 
     def __init__(self, folder: str | os.PathLike, split: str):
-        self.examples = _open(folder, split, "images", "image", "caption")
+        self.examples = open_examples(folder, split, "images", "image", "caption")
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def caption(self, index: int) -> str:
-        return self.examples[index]["caption"].decode()
+        return read(self.examples, [index])[0]["caption"].decode()
 
     def image(
         self, index: int, size: int, window: tuple[float, float, float] = cutout.WHOLE
     ) -> UInt8[np.ndarray, "h w 3"]:
-        return _shown(self.examples[index]["image"], size, window)
+        return _shown(read(self.examples, [index])[0]["image"], size, window)
 
 
 class ArrayRecordVideos:
-    """`sources.VideoSource` of a prepared data set with the features frames and fps.
+    """`sources.VideoSource` of a prepared data set.
 
-    folder: with dataset_info.json in it, as ".../cutout_videos/64/1.0.0".
+    folder: with dataset_info.json in it, as ".../cutout_videos/64/1.0.0". Its records have the
+    features frames and fps, or times and first; then the frames are a data set in folder/frames.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str):
-        self.examples = _open(folder, split, "videos", "frames", "fps")
-        self.native_fps = float(self.examples[0]["fps"])
-        self.length = self.examples.dataset_info.features["frames"].shape[0]
+        self.examples = open_examples(folder, split, "videos")
+        held = self.examples.dataset_info.features
+        self.stills = None
+        if {"times", "first"} <= set(held):
+            self.stills = open_examples(tfds.core.Path(folder) / "frames", split, "videos", "image")
+        elif {"frames", "fps"} <= set(held):
+            self.examples = open_examples(folder, split, "videos", "frames")
+        else:
+            raise ValueError(
+                f"{folder} holds {', '.join(sorted(held))}; videos need frames and fps, or times "
+                "and first."
+            )
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def num_frames(self, index: int) -> int:
-        return self.length
+    def __getitem__(self, index: int) -> sources.Video:
+        (example,) = read(self.examples, [index])
+        times = video_times(example)
+        return sources.Video(times, functools.partial(_show, self.encoded(example)))
 
-    def frames(
-        self,
-        index: int,
-        frames: Sequence[int],
-        size: int,
-        window: tuple[float, float, float] = cutout.WHOLE,
-    ) -> UInt8[np.ndarray, "f h w 3"]:
-        encoded = self.examples[index]["frames"]
-        return np.stack([_shown(encoded[frame], size, window) for frame in frames])
+    def encoded(self, example: Mapping[str, Any]) -> Callable[[Sequence[int]], list[bytes]]:
+        """What gives a record's frames by their numbers, as they are stored."""
+        if self.stills is None:
+            return functools.partial(_pick, example["frames"])
+        return functools.partial(_read_stills, self.stills, int(example["first"]))
 
 
-def _open(folder: str | os.PathLike, split: str, kind: str, *needed: str) -> Sequence[dict]:
-    """The examples of a split by index, the first of the needed features left as it is stored."""
+def video_times(example: Mapping[str, Any]) -> Float64[np.ndarray, "n"]:
+    """Seconds of a record's frames after the first."""
+    if "times" in example:
+        return example["times"].astype(np.float64)
+    return np.arange(len(example["frames"])) / float(example["fps"])
+
+
+def _pick(encoded: Sequence[bytes], frames: Sequence[int]) -> list[bytes]:
+    return [encoded[frame] for frame in frames]
+
+
+def _read_stills(stills: Sequence[dict], first: int, frames: Sequence[int]) -> list[bytes]:
+    different = sorted(set(map(int, frames)))
+    found = read(stills, [first + frame for frame in different])
+    by_frame = {frame: still["image"] for frame, still in zip(different, found, strict=True)}
+    return [by_frame[int(frame)] for frame in frames]
+
+
+def _show(
+    encoded: Callable[[Sequence[int]], list[bytes]],
+    frames: Sequence[int],
+    size: int,
+    window: tuple[float, float, float] = cutout.WHOLE,
+) -> UInt8[np.ndarray, "f h w 3"]:
+    return np.stack([_shown(still, size, window) for still in encoded(frames)])
+
+
+def open_examples(folder: str | os.PathLike, split: str, kind: str, *needed: str) -> Sequence[dict]:
+    """The examples of a split by index, the first of the needed features left as it is stored.
+
+    kind: "images" or "videos", for messages. Raises FileNotFoundError or ValueError if the folder
+    is no prepared data set, or lacks a feature or the split."""
     if not (tfds.core.Path(folder) / "dataset_info.json").exists():
         raise FileNotFoundError(
             f"{kind}={str(folder)!r} is neither 'cutout' nor the folder of a prepared data set: it "
             f"has no dataset_info.json. Such folders end as cutout_{kind}/64/1.0.0; "
-            f"`mav data build cutout_{kind} DIR` makes one."
+            f"`mav data build cutout_{kind} DIR` makes one, "
+            f"and `mav data build {kind} SRC DIR` one of your own."
         )
     builder = tfds.builder_from_directory(folder)
     if not set(needed) <= set(builder.info.features):
@@ -297,20 +336,37 @@ def _open(folder: str | os.PathLike, split: str, kind: str, *needed: str) -> Seq
         raise ValueError(
             f"split={split!r} is not in {folder}; choose from {', '.join(builder.info.splits)}."
         )
-    return builder.as_data_source(split, decoders={needed[0]: Encoded()})
+    return builder.as_data_source(split, decoders={name: Encoded() for name in needed[:1]})
+
+
+def read(examples: Sequence[dict], indices: Sequence[int]) -> list[dict]:
+    """Some examples of `open_examples`. Raises `DamagedError`, naming a record."""
+    try:
+        return examples.__getitems__(list(indices))
+    except (RuntimeError, IndexError) as error:  # a checksum is wrong, or the file ends before
+        if len(indices) > 1:
+            return [read(examples, [index])[0] for index in indices]
+        what = f"{examples.dataset_info.data_dir}, split {examples.split}: record {indices[0]}"
+        reason = str(error).partition("\n")[0]
+        raise sources.DamagedError(f"{what} is damaged ({reason})") from error
 
 
 def _shown(
     encoded: bytes, size: int, window: tuple[float, float, float]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A window of a stored picture at size x size: its pixels, or means of them."""
+    """A window of a stored picture at size x size: its pixels, or means of them.
+
+    Its extent is that of the shorter side, and it moves over all of the longer one."""
     picture = Image.open(io.BytesIO(encoded))
-    left, top, extent = (picture.width * number for number in window)
+    *place, extent = window
+    extent *= min(picture.size)
     if size > extent + 1e-6:
         raise ValueError(
             f"a window of {extent:g} x {extent:g} pixels of a stored picture cannot be shown at "
             f"size={size}; prepare the data set at size {round(size / window[2])} or above."
         )
-    right, bottom = min(left + extent, picture.width), min(top + extent, picture.width)
-    box = (left, top, right, bottom)
-    return np.array(picture.resize((size, size), Image.Resampling.BOX, box))
+    first = [
+        round(share * (length - extent)) for share, length in zip(place, picture.size, strict=True)
+    ]
+    last = [min(a + extent, length) for a, length in zip(first, picture.size, strict=True)]
+    return np.array(picture.resize((size, size), Image.Resampling.BOX, (*first, *last)))

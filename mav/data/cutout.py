@@ -360,20 +360,23 @@ def thing_svg(thing: Thing, setting: str, time: float, key: str = "") -> str:
     return art.thing(thing.object, thing.colour, at.beat, at.puffs, placed, key)
 
 
-WHOLE = (0.0, 0.0, 1.0)
+WHOLE = (0.5, 0.5, 1.0)
 
 
 def svg(scene: Scene, time: float, window: tuple[float, float, float] = WHOLE) -> str:
     """The frame at a time (seconds) as an SVG document.
 
-    window: left, top and extent of the square that is shown, as fractions of the frame."""
+    window: the square that is shown. Its place in the room that it leaves, in x and y, from 0 at
+      the left and the top to 1 at the right and the bottom; and its extent as a fraction."""
     u = _uniforms(scene.seed)
     pan = 26 * math.sin(math.tau * (time / (13 + 6 * u[95]) + u[94]))
     back, front = art.SETTINGS[scene.setting](u, time, pan)
     things = "".join(
         thing_svg(thing, scene.setting, time, str(i)) for i, thing in enumerate(scene.things)
     )
-    left, top, extent = (round(art.CANVAS * number, 4) for number in window)
+    across, down, extent = window
+    room = art.CANVAS * (1 - extent)
+    left, top, extent = (round(n, 4) for n in (across * room, down * room, art.CANVAS * extent))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:g} {top:g} {extent:g} {extent:g}">'
         f"{back}{things}{front}</svg>"

@@ -23,8 +23,7 @@ from diffusers import UNet2DConditionModel
 from flax import linen as nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs import decoder as decoder_config
-from mav import bench, cli, layers, stages, unet
+from mav import bench, cli, layers, program, stages, unet
 from mav import params as params_lib
 
 ROUNDS = 3
@@ -41,7 +40,7 @@ def compare(name: str, ours, theirs) -> None:
     for _ in range(ROUNDS):
         for (call, _), found in zip((ours, theirs), times, strict=True):
             time.sleep(0.5)  # threads of the other library spin a while before they sleep
-            found.append(bench.seconds(call))
+            found.append(program.seconds(call))
     mine, other = (statistics.median(found) for found in times)
     print(
         f"{name:44} {mine:8.4f} {other:8.4f} {other / mine:6.2f}x "
@@ -52,8 +51,8 @@ def compare(name: str, ours, theirs) -> None:
 
 def ours(function, *args):
     """A jitted call and its FLOPs."""
-    function = jax.jit(function)
-    return functools.partial(function, *args), bench.count_flops(function, *args)
+    compiled = program.Program(jax.jit(function), *args)
+    return functools.partial(compiled, *args), compiled.flops
 
 
 def theirs(function):
@@ -174,7 +173,7 @@ def compare_unet() -> None:
 
 def compare_decoder() -> None:
     """Karlo's decoder at its full size, a guided pair."""
-    stage = stages.build(decoder_config.get_config("karlo,image"), DTYPE)
+    stage = stages.build(cli.read_config("configs/decoder.py:karlo,image", []), DTYPE)
     n, inputs = 81, dict(stage.inputs)
     peer = UNet2DConditionModel(
         sample_size=64,

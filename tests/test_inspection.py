@@ -1,0 +1,66 @@
+import html.parser
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mav import cli
+from mav.data import inspection
+from test_prepare import build, image_folder, moving, picture
+
+
+class Page(html.parser.HTMLParser):
+    """Tags and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+
+def look(folder, *arguments):
+    assert cli.main(["data", "inspect", str(folder), *arguments]) == 0
+    return Page((folder / "inspect.html").read_text("utf-8"))
+
+
+def test_images_with_what_was_dropped(tmp_path):
+    folder = image_folder(tmp_path / "in", 6)
+    (folder / "5.txt").write_text("<script>alert(1)</script> a picture")
+    (folder / "bad.png").write_bytes(picture(7))
+    (folder / "bad.txt").write_text("hardcore porn")
+    build("images", folder, tmp_path / "out", test_share=0)
+    page = look(tmp_path / "out")
+    assert "script" not in {tag for tag, _ in page.tags}  # captions are text, whatever is in them
+    assert "<script>alert(1)</script> a picture" in page.texts
+    assert any(text.startswith("filter toxic: ") and "(bad.png)" in text for text in page.texts)
+    assert sum(tag == "img" for tag, _ in page.tags) == 7
+    assert all(a["src"].startswith("data:image/jpeg") for tag, a in page.tags if tag == "img")
+    with Image.open(tmp_path / "out" / "inspect.png") as sheet:
+        assert sheet.width == 768
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+def test_histograms_of_videos_count_what_is_there(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, fps in enumerate((10, 20, 25)):
+        moving(tmp_path / "in" / f"{i}.mp4", 40, fps, look=i)
+    build("videos", tmp_path / "in", tmp_path / "out", test_share=0, filter_text="seconds")
+    found = inspection.run(tmp_path / "out", tmp_path / "elsewhere")
+    assert found["frames per second"] == pytest.approx([10, 20, 25], rel=1e-3)
+    assert found["length in seconds"] == pytest.approx([3.9, 1.95, 1.56], abs=2e-3)
+    assert found["shorter side of the source in pixels"] == [64, 64, 64]
+    assert (tmp_path / "elsewhere" / "inspect.png").exists()
+    assert json.loads((tmp_path / "out" / "dropped.json").read_text()) == []
+
+
+def test_a_folder_that_is_no_data_set_is_named(tmp_path, capsys):
+    assert cli.main(["data", "inspect", str(tmp_path)]) == 2
+    assert "is not a prepared data set" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
