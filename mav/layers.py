@@ -67,11 +67,6 @@ def divisible(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return nn.with_logical_constraint(x, names[x.ndim])
 
 
-def undivided(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Keeps a mesh from dividing images by more than their number."""
-    return nn.with_logical_constraint(x, ("batch", None, None, None))
-
-
 def fold_frames(x: Float[Array, "b f h w c"]) -> Float[Array, "bf h w c"]:
     """Frames join the batch, so that what follows sees single images."""
     return rearrange(x, "b f h w c -> (b f) h w c")
@@ -115,6 +110,10 @@ class Convolution(nn.Module):
     features: int
     window: tuple[int, ...]
     kernel_init: nn.initializers.Initializer
+    # Whether a mesh divides what enters and what leaves. It must divide by rows and features, or by
+    # neither: of what is divided by rows alone XLA can compute multiples of the right values or
+    # gradients (jaxlib 0.10.2).
+    divided: tuple[bool, bool] = (True, True)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -123,7 +122,14 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         kernel = kernel.reshape(self.window[0], -1, *shape[-2:])
-        return ops.convolve(x.astype(self.dtype), kernel, bias)
+        whole = ("batch", None, None, None)
+        parts = {
+            2: ("batch", "height", None, "features"),
+            1: ("batch", None, "height", "features"),
+        }[len(self.window)]
+        enter, leave = (parts if divided else whole for divided in self.divided)
+        x = nn.with_logical_constraint(x.astype(self.dtype), enter)
+        return nn.with_logical_constraint(ops.convolve(x, kernel, bias), leave)
 
 
 class Pseudo3DConv(nn.Module):
@@ -132,22 +138,20 @@ class Pseudo3DConv(nn.Module):
     features: int
     temporal: bool
     kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
-    # Its input has too few features for a mesh to divide. If its results were divided by features
-    # and its input by rows alone, XLA would compute wrong values (jaxlib 0.10.2).
-    first: bool = False
+    divided: tuple[bool, bool] = (True, True)  # as in `Convolution`
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
         b, f, h, w, _ = x.shape
-        part = lambda window, init, name: Convolution(
-            self.features, window, init, self.dtype, name=name
+        part = lambda window, init, divided, name: Convolution(
+            self.features, window, init, divided, self.dtype, name=name
         )
-        images = undivided(fold_frames(x)) if self.first else fold_frames(x)
-        x = part((3, 3), self.kernel_init, "space")(images)
+        x = part((3, 3), self.kernel_init, self.divided, "space")(fold_frames(x))
         if self.temporal:
-            x = part((3,), centre_tap, "time")(x.reshape(b, f, h * w, -1))
-        return divisible(x.reshape(b, f, h, w, -1))
+            leave = self.divided[1]
+            x = part((3,), centre_tap, (leave, leave), "time")(x.reshape(b, f, h * w, -1))
+        return x.reshape(b, f, h, w, -1)
 
 
 class SpatialAttention(nn.Module):

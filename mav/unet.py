@@ -162,7 +162,8 @@ class SpaceTimeUNet(nn.Module):
 
         widths = [self.width * m for m in self.multipliers]
         last = len(widths) - 1
-        y = convolution(widths[0], first=True, name="input")(jnp.concatenate(inputs, axis=-1))
+        inputs = jnp.concatenate(inputs, axis=-1)
+        y = convolution(widths[0], divided=(False, True), name="input")(inputs)
         skips = [y]
         for level, features in enumerate(widths):
             for i in range(self.depth):
@@ -190,5 +191,6 @@ class SpaceTimeUNet(nn.Module):
 
         y = nn.silu(layers.GroupNorm(self.groups, name="output_norm")(y))
         channels = (6 if self.learns_variance else 3) * self.patch**2
-        y = convolution(channels, kernel_init=nn.initializers.zeros, name="output")(y)
+        init = nn.initializers.zeros
+        y = convolution(channels, kernel_init=init, divided=(True, False), name="output")(y)
         return layers.depth_to_space(y, self.patch).astype(jnp.float32)

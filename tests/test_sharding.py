@@ -37,7 +37,8 @@ def make(stage, remat="none", microbatches=1, trainable="all", batch_size=BATCH,
         config.network, config.inputs = small["network"] | network, small.get("inputs", {})
     config.update(remat=remat, microbatches=microbatches)
     config.data.batch_size = batch_size
-    values = dict(name="adamw", trainable=trainable, warmup_steps=1, learning_rate=1e-2)
+    # Keys' biases have gradients of rounding errors alone: eps keeps steps from being made of them.
+    values = dict(trainable=trainable, name="adamw", warmup_steps=1, learning_rate=1e-2, eps=1e-4)
     config.optimizer.update(values)
     clip_stage = stages.build(tiny.CONFIGS["clip"])
     frozen = {"clip": clip_stage} if recipe.needs_clip(stages.build(config)) else {}
@@ -63,42 +64,47 @@ def compiled(trained, parents, batch, mesh):
     return step.lower(state, batch, parents, jax.random.key(0)).compile(), state, batch
 
 
-def losses(trained, parents, batch, shape, steps=3):
-    """Losses of the first steps on a mesh, and the parameters after them."""
+def train(trained, parents, batch, shape, steps=3):
+    """Losses of the first steps on a mesh, and the parameters and moments after them."""
     mesh, found = sharding.make_mesh(shape), []
     with sharding.use(mesh):
         step, state, batch = compiled(trained, parents, batch, mesh)
         for _ in range(steps):
             state, metrics = step(state, batch, parents, jax.random.key(0))
             found.append(float(metrics["loss"]))
-    return found, params_lib.flatten(jax.device_get(state.params))
+    return found, jax.device_get((state.params, state.opt_state))
 
 
 def assert_same(found, expected):
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)  # AdamW magnifies rounding
-    for name, leaf in expected[1].items():
-        np.testing.assert_allclose(found[1][name], leaf, atol=2e-3, err_msg=name)
+    """The moments too, since AdamW takes the same steps with gradients twice as large."""
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+
+    def close(path, leaf, other):
+        bound = 1e-3 * np.abs(other).max() + 1e-6
+        np.testing.assert_allclose(leaf, other, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(close, found[1], expected[1])
 
 
 @functools.cache
 def alone(stage):
-    """Losses and parameters of a stage on one device."""
-    return losses(*make(stage), dict(data=1))
+    """What `train` finds on one device."""
+    return train(*make(stage), dict(data=1))
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_each_mesh_trains_as_one_device(shape):
-    assert_same(losses(*make("decoder"), shape), alone("decoder"))
+    assert_same(train(*make("decoder"), shape), alone("decoder"))
 
 
 @pytest.mark.parametrize("stage", ["prior", "clip", "sr_256"])
 def test_each_stage_trains_on_a_mesh_as_on_one_device(stage):
-    assert_same(losses(*make(stage), dict(fsdp=2, tensor=2, context=2)), alone(stage))
+    assert_same(train(*make(stage), dict(fsdp=2, tensor=2, context=2)), alone(stage))
 
 
 @pytest.mark.parametrize("remat", ["blocks", pytest.param("products", marks=SLOW)])
 def test_what_is_computed_again_is_the_same(remat):
-    assert_same(losses(*make("decoder", remat), dict(data=1)), alone("decoder"))
+    assert_same(train(*make("decoder", remat), dict(data=1)), alone("decoder"))
 
 
 def test_a_step_in_microbatches_follows_the_mean_of_their_gradients():
