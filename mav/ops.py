@@ -4,12 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float
 
 # Attention
 
 TILE = 128  # keys that a fused kernel works on at a time; with fewer it mostly waits
+LARGE = 2**17  # scores of one head beyond which a CPU is faster with one head at a time
 
 
 def attend(
@@ -21,14 +22,17 @@ def attend(
 ) -> Float[Array, "*b n c"]:
     """Multi-head attention; True in the mask lets a query see a key. Softmax in float32.
 
-    Fused where cuDNN can do it, so that the scores never lie in memory. On TPUs XLA's own form is
-    used at all sizes: it can be partitioned over a mesh as it is, and the longest rows that mav has
-    are those of 1024 pixels.
+    Fused where cuDNN can do it, so that the scores never lie in memory; on CPUs long rows are
+    worked on head by head, so that the scores stay in the caches. On TPUs XLA's own form is used at
+    all sizes: it can be partitioned over a mesh as it is, and the longest rows that mav has are
+    those of 1024 pixels.
     """
     q, k, v = (rearrange(x, "... n (h d) -> ... n h d", d=head_dim) for x in (q, k, v))
     mask = None if mask is None else mask[..., None, :, :]
     if has_cudnn() and fits_cudnn(q, k):
         y = jax.lax.platform_dependent(q, k, v, mask, cuda=_fused, default=_plain)
+    elif q.ndim == 4 and q.shape[1] * k.shape[1] >= LARGE:
+        y = jax.lax.platform_dependent(q, k, v, mask, cpu=_head_by_head, default=_plain)
     else:
         y = _plain(q, k, v, mask)
     return rearrange(y, "... n h d -> ... n (h d)")
@@ -61,6 +65,21 @@ def _plain(q, k, v, mask):
     weights = jnp.exp(scores - highest)
     y = product(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
     return rearrange(y.astype(v.dtype), "... h n d -> ... n h d")
+
+
+def _head_by_head(q, k, v, mask):
+    # 1.3 to 2.6 times as fast as `_plain` from 400 x 400 scores on, half as fast with 256 x 337
+    # (two cores without AVX-512).
+    heads = q.shape[2]
+    q, k, v = (rearrange(x, "b n h d -> (b h) n 1 d") for x in (q, k, v))
+    if mask is not None:
+        mask = repeat(
+            jnp.broadcast_to(mask, (len(q) // heads, *mask.shape[1:])),
+            "b 1 n m -> (b h) 1 n m",
+            h=heads,
+        )
+    y = jax.lax.map(lambda head: _plain(*head), (q, k, v, mask))
+    return rearrange(y, "(b h) n 1 d -> b n h d", h=heads)
 
 
 def _fused(q, k, v, mask, implementation="cudnn"):

@@ -80,6 +80,27 @@ def test_half_precision_keeps_statistics_in_single():
     np.testing.assert_allclose(found.astype(np.float32), right, atol=0.05)
 
 
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize(("queries", "keys"), [(5, 7), (370, 360)])
+@pytest.mark.parametrize("rows", [0, 1, "each query's"])
+def test_attention_and_its_gradients_equal_those_of_jax(queries, keys, rows):
+    shapes = [(2, n, 3, 8) for n in (queries, keys, keys)]
+    q, k, v = (normal(shape, i) for i, shape in enumerate(shapes))
+    mask = None
+    if rows:
+        mask = np.random.default_rng(4).random((2, 1 if rows == 1 else queries, keys)) < 0.6
+        mask[..., 0] = True
+    flat = lambda x: x.reshape(*x.shape[:2], -1)
+    y, gradients = jax.vjp(lambda *a: ops.attend(*map(flat, a), 8, mask), q, k, v)
+    right = lambda *a: jax.nn.dot_product_attention(
+        *a, mask=None if mask is None else mask[:, None]
+    )
+    right_y, right_gradients = jax.vjp(right, q, k, v)
+    np.testing.assert_allclose(y, flat(right_y), atol=1e-5)
+    for found, wanted in zip(gradients(y), right_gradients(right_y), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 @pytest.fixture
 def cudnn(monkeypatch):
     """As if this process had a GPU with cuDNN: enough to lower programs for one."""
