@@ -20,8 +20,8 @@ from mav import params as params_lib
 from mav import processes, sharding, stages
 
 # Fields of a config that may change when a run goes on; all others decide what is computed.
-MAY_CHANGE = ("clip", "init", "num_steps", "mesh", "microbatches", "remat", "max_skipped")
-MAY_CHANGE += ("log_every", "save_every", "profile_at", "eval")
+MAY_CHANGE = ("clip", "init", "num_steps", "mesh", "microbatches", "remat", "scan")
+MAY_CHANGE += ("max_skipped", "log_every", "save_every", "profile_at", "eval")
 MAY_CHANGE += ("data.images", "data.videos", "data.stills_from", "data.prefetch")
 MAY_CHANGE += ("data.workers", "data.threads")
 

@@ -155,7 +155,7 @@ def make_recipe(config: ConfigDict, frozen: Mapping[str, stages.Stage]) -> Recip
     frozen: as in `Recipe`.
     Raises ValueError for impossible values.
     """
-    stage = stages.build(config, config.dtype, config.remat)
+    stage = stages.build(config, config.dtype, config.remat, config.scan)
     values, n = config.optimizer, config.microbatches
     if values.trainable not in ("all", "temporal"):
         raise ValueError(f"trainable={values.trainable!r} must be 'all' or 'temporal'.")

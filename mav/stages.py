@@ -41,11 +41,13 @@ class Stage:
     inputs: tuple[tuple[str, int], ...] = ()  # pairs, so that a stage can be a static argument
 
 
-def build(config: Mapping[str, Any], dtype: str = "float32", remat: str = "none") -> Stage:
+def build(
+    config: Mapping[str, Any], dtype: str = "float32", remat: str = "none", scan: bool = False
+) -> Stage:
     """The stage that a config describes by `stage`, `network`, `process` and the fields of `Stage`.
 
     dtype: in which the network computes, a name in DTYPES. remat: what the backward pass computes
-    again, a name in layers.REMAT.
+    again, a name in layers.REMAT. scan: U-Nets loop over blocks of one shape, as in training.
     Raises ValueError for unknown names.
     """
     for what, value, known in (("dtype", dtype, DTYPES), ("remat", remat, layers.REMAT)):
@@ -57,7 +59,7 @@ def build(config: Mapping[str, Any], dtype: str = "float32", remat: str = "none"
     network_class = NETWORKS.get(name, unet.SpaceTimeUNet)
     fields = {field.name for field in dataclasses.fields(network_class)}
     _require_known(
-        "network", name, config["network"], fields - {"parent", "name", "dtype", "remat"}
+        "network", name, config["network"], fields - {"parent", "name", "dtype", "remat", "scan"}
     )
     # JSON has lists where modules need tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
@@ -69,7 +71,7 @@ def build(config: Mapping[str, Any], dtype: str = "float32", remat: str = "none"
         schedule = diffusion.Schedule(settings.pop("schedule"), settings.pop("num_timesteps"))
         process = diffusion.Process(schedule, **settings)
         if network_class is unet.SpaceTimeUNet:
-            values["learns_variance"] = process.learns_variance
+            values |= dict(learns_variance=process.learns_variance, scan=scan)
     return Stage(
         name,
         network_class(**values, dtype=jnp.dtype(dtype), remat=remat),

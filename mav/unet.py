@@ -1,11 +1,22 @@
 """SpaceTimeUNet: decoder, interpolation and both super-resolutions are this one class."""
 
+import itertools
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mav import layers
+
+
+def alike(arrays: Sequence[Array | None]) -> int:
+    """How many, from the first on, have its shape."""
+    shapes = [np.shape(array) for array in arrays]
+    return len(list(itertools.takewhile(lambda shape: shape == shapes[0], shapes)))
 
 
 class Conditioning(nn.Module):
@@ -77,6 +88,7 @@ class SpaceTimeUNet(nn.Module):
     keyframes: bool = False  # takes 4 more channels, masked frames and mask, and the frame skip
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"  # what the backward pass computes again, a name in layers.REMAT
+    scan: bool = False  # loop over blocks of one shape, which are then compiled once
 
     @nn.compact
     def __call__(
@@ -143,7 +155,7 @@ class SpaceTimeUNet(nn.Module):
             features, self.temporal, dtype=self.dtype, **kw
         )
 
-        def block(y, features, name, resample=None):
+        def block(features, resample=None, **place):
             return layers.checkpointed(layers.ResidualBlock, self.remat, static=(3,))(
                 features,
                 self.groups,
@@ -152,13 +164,64 @@ class SpaceTimeUNet(nn.Module):
                 resample,
                 self.dropout,
                 self.dtype,
-                name=name,
-            )(y, embedding, train)
+                **place,
+            )
 
-        def attention(y, name):
+        def attention(**place):
             return layers.checkpointed(layers.SpaceTimeAttention, self.remat)(
-                self.head_dim, self.groups, self.temporal, self.dtype, name=name
-            )(y, context, context_mask)
+                self.head_dim, self.groups, self.temporal, self.dtype, **place
+            )
+
+        def part(kind, features, **place):
+            return block(features, **place) if kind == "block" else attention(**place)
+
+        def unit(y, skip, block, *attention):
+            y = y if skip is None else jnp.concatenate([y, skip], axis=-1)
+            y = block(y, embedding, train)
+            for attend in attention:
+                y = attend(y, context, context_mask)
+            return y
+
+        def unrolled(y, skips, features, units):
+            results = []
+            for skip, names in zip(skips, units, strict=True):
+                y = unit(y, skip, *(part(kind, features, name=names[kind]) for kind in names))
+                results.append(y)
+            return y, results
+
+        def scanned(y, skips, features, units):
+            stack = lambda *trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+            all_params = self.variables["params"]
+            params = [{kind: all_params[names[kind]] for kind in names} for names in units]
+            keys = None
+            if self.has_rng("dropout"):
+                keys = jax.random.split(self.make_rng("dropout"), len(units))
+
+            def body(y, inputs):
+                params, skip, key = inputs
+                rngs = {} if key is None else {"dropout": key}
+                bound = lambda kind: part(kind, features, parent=None).bind(
+                    {"params": params[kind]}, rngs=rngs
+                )
+                y = unit(y, skip, *map(bound, units[0]))
+                return y, y
+
+            y, results = jax.lax.scan(body, y, (stack(*params), stack(*skips), keys))
+            return y, list(results)
+
+        def level_of(way, level, y, skips):
+            """Blocks, with their attention, of a level; returns what comes out of each."""
+            kinds = ("block", "attention") if level in self.attention_levels else ("block",)
+            units = [
+                {kind: f"{way}_{level}_{kind}_{i}" for kind in kinds} for i in range(len(skips))
+            ]
+            results = []
+            while skips:
+                number = alike(skips) if self.scan and y.shape[-1] == widths[level] else 1
+                run = scanned if number > 1 and not self.is_initializing() else unrolled
+                y, new = run(y, skips[:number], widths[level], units[:number])
+                results, skips, units = results + new, skips[number:], units[number:]
+            return y, results
 
         widths = [self.width * m for m in self.multipliers]
         last = len(widths) - 1
@@ -166,28 +229,22 @@ class SpaceTimeUNet(nn.Module):
         y = convolution(widths[0], divided=(False, True), name="input")(inputs)
         skips = [y]
         for level, features in enumerate(widths):
-            for i in range(self.depth):
-                y = block(y, features, f"down_{level}_block_{i}")
-                if level in self.attention_levels:
-                    y = attention(y, f"down_{level}_attention_{i}")
-                skips.append(y)
+            y, results = level_of("down", level, y, [None] * self.depth)
+            skips += results
             if level < last:
-                y = block(y, features, f"down_{level}_resample", "down")
+                y = block(features, "down", name=f"down_{level}_resample")(y, embedding, train)
                 skips.append(y)
 
-        y = block(y, widths[-1], "middle_block_0")
+        y = block(widths[-1], name="middle_block_0")(y, embedding, train)
         if self.attention_levels:
-            y = attention(y, "middle_attention")
-        y = block(y, widths[-1], "middle_block_1")
+            y = attention(name="middle_attention")(y, context, context_mask)
+        y = block(widths[-1], name="middle_block_1")(y, embedding, train)
 
         for level, features in reversed(list(enumerate(widths))):
-            for i in range(self.depth + 1):
-                y = jnp.concatenate([y, skips.pop()], axis=-1)
-                y = block(y, features, f"up_{level}_block_{i}")
-                if level in self.attention_levels:
-                    y = attention(y, f"up_{level}_attention_{i}")
+            entering = [skips.pop() for _ in range(self.depth + 1)]
+            y, _ = level_of("up", level, y, entering)
             if level > 0:
-                y = block(y, features, f"up_{level}_resample", "up")
+                y = block(features, "up", name=f"up_{level}_resample")(y, embedding, train)
 
         y = nn.silu(layers.GroupNorm(self.groups, name="output_norm")(y))
         channels = (6 if self.learns_variance else 3) * self.patch**2

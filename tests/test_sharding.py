@@ -27,7 +27,9 @@ MESHES = [
 ]
 
 
-def make(stage, remat="none", microbatches=1, trainable="all", batch_size=BATCH, **network):
+def make(
+    stage, remat="none", scan=False, microbatches=1, trainable="all", batch_size=BATCH, **network
+):
     """A recipe of the miniature cascade, CLIP's parameters, and a batch."""
     phase = "image" if stage in ("clip", "prior", "sr_768") else "video"
     config = importlib.import_module(f"configs.{stage}").get_config(f"cutout,{phase}")
@@ -35,7 +37,7 @@ def make(stage, remat="none", microbatches=1, trainable="all", batch_size=BATCH,
     with config.unlocked():
         config.update({k: v for k, v in small.items() if k not in ("network", "inputs")})
         config.network, config.inputs = small["network"] | network, small.get("inputs", {})
-    config.update(remat=remat, microbatches=microbatches)
+    config.update(remat=remat, scan=scan, microbatches=microbatches)
     config.data.batch_size = batch_size
     # Keys' biases have gradients of rounding errors alone: eps keeps steps from being made of them.
     values = dict(trainable=trainable, name="adamw", warmup_steps=1, learning_rate=1e-2, eps=1e-4)
@@ -105,6 +107,13 @@ def test_each_stage_trains_on_a_mesh_as_on_one_device(stage):
 @pytest.mark.parametrize("remat", ["blocks", pytest.param("products", marks=SLOW)])
 def test_what_is_computed_again_is_the_same(remat):
     assert_same(train(*make("decoder", remat), dict(data=1)), alone("decoder"))
+
+
+@SLOW
+def test_a_loop_over_blocks_trains_on_a_mesh_as_none_does_on_one_device():
+    deep = dict(depth=2)
+    looped = train(*make("decoder", scan=True, **deep), dict(fsdp=2, tensor=2, context=2))
+    assert_same(looped, train(*make("decoder", **deep), dict(data=1)))
 
 
 def test_a_step_in_microbatches_follows_the_mean_of_their_gradients():

@@ -3,6 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import noise
 import slow
@@ -181,6 +182,41 @@ def enlarged(interpolation, decoder):
     params = params_lib.flatten(fresh(interpolation, decoder))
     wider = params_lib.flatten(shapes(interpolation))["input/space/kernel"]
     return params_lib.unflatten(params | {"input/space/kernel": np.ones(wider.shape)})
+
+
+def test_a_loop_over_blocks_of_one_shape_is_the_same():
+    """Values and gradients, with fewer convolutions in the program."""
+    config = dict(DECODER, multipliers=(1, 2), depth=3, temporal=True, remat="blocks")
+    networks = [unet.SpaceTimeUNet(**config, scan=scan) for scan in (False, True)]
+    params, arguments = noise.params(shapes(networks[0])), inputs()
+    assert shapes(networks[1]) == shapes(networks[0])
+
+    def convolutions(network):
+        program = jax.make_jaxpr(network.apply)({"params": params}, **arguments)
+        return str(program).count("conv_general_dilated[")
+
+    # 18 blocks with 4 each. Loops take the 3 of level 0 and 2 of level 1 on the way down, the first
+    # 3 of level 1 and the last 3 of level 0 on the way up.
+    assert [convolutions(network) for network in networks] == [18 * 4 + 4, 11 * 4 + 4]
+
+    def loss(params, network):
+        y = network.apply({"params": params}, **arguments)
+        return (y * normal(y.shape, 8)).mean(), y
+
+    grad = jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (grads, y), (looped_grads, looped) = (grad(params, network) for network in networks)
+    np.testing.assert_allclose(looped, y, atol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(close, looped_grads, grads)
+
+
+def test_dropout_is_that_of_flax():
+    x, rngs = normal((4, 5), 0), dict(dropout=jax.random.key(1))
+    found = layers.Dropout(0.3).apply({}, x, True, rngs=rngs)
+    assert (found == 0).any()
+    expected = nn.Dropout(0.3, deterministic=False).apply({}, x, rngs=rngs)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(layers.Dropout(0.3).apply({}, x, False), x)
 
 
 def test_a_network_that_is_told_of_the_last_step_starts_without_it():
