@@ -11,7 +11,6 @@ peak.
 
 import argparse
 import cProfile
-import importlib
 import importlib.util
 import io
 import pathlib
@@ -24,9 +23,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mav import media, plan, program, recipe, sharding
+from mav import cli, media, plan, program, recipe, sharding
 from mav.data import builders, prepare, sources
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 FRAMES = 16
 HEIGHT, WIDTH = 336, 596  # of the mp4
 STAGES = ("decoder", "interpolation", "sr_256")
@@ -114,7 +114,7 @@ def main() -> None:
 
 def training(stage: str):
     """A stage's config at paper size, and the floating-point operations of training on a clip."""
-    load = lambda name, arg: importlib.import_module(f"configs.{name}").get_config(arg)
+    load = lambda name, arg: cli.read_config(f"{CONFIGS}/{name}.py:{arg}", [])
     config, clip_config = load(stage, "paper,video"), load("clip", "paper")
     config.data.batch_size = 1
     mesh = sharding.make_mesh(dict(data=1))
