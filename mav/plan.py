@@ -182,7 +182,7 @@ def sampling_step(config: ConfigDict, clip_config: ConfigDict, mesh: Mesh):
     Their number is that of a whole video of 76 frames in `eval.num_steps` steps.
     """
     recipe, state, batch, parents = recipe_lib.shapes(config, clip_config, mesh)
-    stage = recipe.stage
+    stage = stages.build(config, config.dtype)  # without `scan`, as a cascade has it
     if stage.process is None:
         raise ValueError(f"{stage.name} is not sampled; leave --sample out.")
 
