@@ -145,6 +145,20 @@ def test_a_window_moves_over_all_of_the_longer_side():
     assert shown(0.5, 0.5, 1.0) == [7, 9, 11, 13]  # means of 6 and 7 to 12 and 13, to above
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_gives_the_pixels_that_pillow_reads(mode):
+    drawn = np.random.default_rng(0).integers(256, size=(3, 4, 3), dtype=np.uint8)
+    picture = Image.fromarray(drawn).resize((60, 48), Image.Resampling.BICUBIC).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "jpeg")
+    read = Image.open(file).convert("RGB")
+    whole_height = builders._shown(file.getvalue(), 48, (0.5, 0, 1))
+    np.testing.assert_array_equal(whole_height, read.crop((6, 0, 54, 48)))
+    smaller = builders._shown(file.getvalue(), 16, (0, 0.5, 24 / 48))
+    box = Image.Resampling.BOX
+    np.testing.assert_array_equal(smaller, read.resize((16, 16), box, (0, 12, 24, 36)))
+
+
 def test_more_pixels_than_are_stored_are_refused(prepared):
     with pytest.raises(ValueError, match="prepare the data set at size 128 or above"):
         prepared[0].image(0, 64, (0.0, 0.0, 0.5))
