@@ -5,6 +5,8 @@
 #   bash launch/test.sh -m slow             the slow ones
 #   bash launch/test.sh --parity            networks against diffusers and transformers, which this
 #                                           installs into .venv beside the rest (torch is large)
+#   bash launch/test.sh --beam              data sets built by Apache Beam, in an environment of its
+#                                           own, .venv-beam: Beam wants older packages
 #   bash launch/test.sh tests/test_media.py -k gif
 set -euo pipefail
 
@@ -22,6 +24,16 @@ if [[ ${1:-} == --parity ]]; then
   set -- tests/test_convert.py --parity -k live "$@"
 fi
 
+python=.venv/bin/python
+if [[ ${1:-} == --beam ]]; then
+  shift
+  echo "test: installing Beam and what mav needs into .venv-beam (minutes, the first time)"
+  [[ -e .venv-beam ]] || .venv/bin/python -m venv .venv-beam
+  python=.venv-beam/bin/python
+  $python -m pip install --disable-pip-version-check --quiet --editable '.[beam,test]'
+  set -- tests/test_prepare.py -k beam "$@"
+fi
+
 select=(-m "not slow")
 for argument in "$@"; do
   [[ $argument == -m* ]] && select=()
@@ -30,4 +42,4 @@ done
 # The tests compare with float32 on a CPU; set JAX_PLATFORMS yourself to run them elsewhere.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 echo "test: pytest on two processes, JAX_PLATFORMS=$JAX_PLATFORMS"
-exec .venv/bin/python -m pytest -n 2 ${select[@]+"${select[@]}"} "$@"
+exec $python -m pytest -n 2 ${select[@]+"${select[@]}"} "$@"
