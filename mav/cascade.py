@@ -111,12 +111,11 @@ def advance(stage, guidance_scale, keeps, state, rows, params, cond, null):
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _start(process, key, shape, mesh):
     """Pure noise, on a mesh in pieces from the beginning."""
-    x, x0, key = samplers.start(process, key, shape)
+    *arrays, key = samplers.start(process, key, shape)
     if mesh is not None:
-        x, x0 = jax.lax.with_sharding_constraint(
-            (x, x0), sharding.shard_like_examples((x, x0), mesh)
-        )
-    return samplers.State(x, x0, key)
+        places = sharding.shard_like_examples(arrays, mesh)
+        arrays = jax.lax.with_sharding_constraint(arrays, places)
+    return samplers.State(*arrays, key)
 
 
 _embed_text = jax.jit(stages.embed_text, static_argnums=0)
@@ -424,8 +423,9 @@ class Cascade:
             if choose is not None and i == num_steps // 2:
                 best = int(choose(state.x0))
                 only = operator.itemgetter(slice(best, best + 1))
-                x, x0, cond, null = jax.tree.map(only, (state.x, state.x0, cond, null))
-                state = samplers.State(x, x0, state.key)
+                *arrays, key = state
+                arrays, cond, null = jax.tree.map(only, (arrays, cond, null))
+                state = samplers.State(*arrays, key)
             row = {column: values[i : i + 1] for column, values in rows.items()}
             used = name
             if i == num_steps - 1 and f"{name}_last" in self.stages:

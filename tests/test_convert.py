@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import ml_dtypes
@@ -20,7 +21,7 @@ import pytest
 import safetensors.numpy
 
 import mav
-from mav import cascade, checkpoint, cli, samplers, stages, tokenizer, train
+from mav import cascade, checkpoint, cli, diffusion, samplers, stages, tokenizer, train
 from mav import params as params_lib
 from mav.convert import clip as clip_layout
 from mav.convert import torch_layout, unclip
@@ -173,15 +174,34 @@ def test_a_sampler_step_equals_the_schedulers(reference, name, num_steps):
     )
     rows = samplers.table(process, "ddpm", num_steps, "linspace")
     for i in range(num_steps):
-        row = {k: v[i : i + 1] for k, v in rows.items()}
-        state = samplers.State(x[i : i + 1], np.zeros_like(x[:1]), jax.random.key(0))
-        draws = jax.random.normal
-        jax.random.normal = lambda *_, i=i: noise[i : i + 1]
-        try:
-            found = samplers.advance(lambda *_, i=i: outputs[i : i + 1], process, state, row).x
-        finally:
-            jax.random.normal = draws
+        nothing = np.zeros_like(x[:1])
+        state = samplers.State(x[i : i + 1], nothing, nothing, jax.random.key(0))
+        found = step(process, state, rows, i, outputs, noise).x
         np.testing.assert_allclose(found, wanted[i : i + 1], atol=1e-4, rtol=1e-5)
+
+
+def step(process, state, rows, i, outputs, noise):
+    """One step of a table, whose network output and noise are given."""
+    row = {k: v[i : i + 1] for k, v in rows.items()}
+    with mock.patch.object(jax.random, "normal", return_value=noise[i : i + 1]):
+        return samplers.advance(lambda *_: outputs[i : i + 1], process, state, row)
+
+
+@pytest.mark.parametrize("sampler", cases("solver"))
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 10])
+def test_a_sampler_takes_the_way_of_the_solver(reference, sampler, num_steps):
+    a = arrays(reference / "solver" / sampler)
+    start, noise, outputs, way, timesteps = (
+        a[f"{num_steps}_{k}"] for k in ("start", "noise", "outputs", "way", "timesteps")
+    )
+    process = diffusion.Process(prediction="x0", clip=None)
+    rows = samplers.table(process, sampler, num_steps, "trailing")
+    np.testing.assert_array_equal(rows["t"], timesteps)
+    nothing = np.zeros_like(start[None])
+    state = samplers.State(start[None], nothing, nothing, jax.random.key(0))
+    for i in range(num_steps):
+        state = step(process, state, rows, i, outputs, noise)
+        np.testing.assert_allclose(state.x[0], way[i], atol=1e-4)
 
 
 def test_timesteps_are_the_schedulers(reference):

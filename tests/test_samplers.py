@@ -67,7 +67,17 @@ def test_impossible_settings_are_refused(call, says):
 
 
 @pytest.mark.parametrize("kind", diffusion.SCHEDULES)
-@pytest.mark.parametrize(("sampler", "num_steps"), [("ddpm", 1000), ("ddim", 250), ("dpm++", 50)])
+@pytest.mark.parametrize(
+    ("sampler", "num_steps"),
+    [
+        ("ddpm", 1000),
+        ("ddim", 250),
+        ("dpm++", 50),
+        ("dpm++2s", 100),
+        ("dpm++sde", 100),
+        ("unipc", 20),
+    ],
+)
 def test_the_ideal_denoiser_gives_samples_with_the_mean_and_variance_of_the_data(
     kind, sampler, num_steps
 ):
@@ -107,20 +117,41 @@ def test_dpm_solver_is_of_second_order(spacing):
 
 
 @pytest.mark.parametrize("spacing", samplers.SPACINGS)
+def test_single_steps_are_of_nearly_second_order(spacing):
+    coarse, fine = ode_error("dpm++2s", 10, spacing), ode_error("dpm++2s", 160, spacing)
+    assert 1.5 < np.log(coarse / fine) / np.log(16) < 2.3
+
+
+@pytest.mark.parametrize("spacing", samplers.SPACINGS)
+def test_unipc_is_of_third_order(spacing):
+    """Until rounding and the first step, from a logsnr of -20, are all that is left."""
+    coarse, fine = ode_error("unipc", 5, spacing), ode_error("unipc", 20, spacing)
+    assert np.log(coarse / fine) / np.log(4) > 3
+
+
+@pytest.mark.parametrize("spacing", samplers.SPACINGS)
 @pytest.mark.parametrize("num_steps", [5, 10, 20, 50])
-def test_dpm_solver_is_nearer_to_the_exact_end_than_ddim(num_steps, spacing):
-    assert ode_error("dpm++", num_steps, spacing) < ode_error("ddim", num_steps, spacing)
+@pytest.mark.parametrize("sampler", ["dpm++", "dpm++2s", "unipc"])
+def test_solvers_are_nearer_to_the_exact_end_than_ddim(sampler, num_steps, spacing):
+    assert ode_error(sampler, num_steps, spacing) < ode_error("ddim", num_steps, spacing)
+
+
+@pytest.mark.parametrize("num_steps", [5, 10])
+def test_unipc_is_nearer_than_dpm_solver(num_steps):
+    assert ode_error("unipc", num_steps, "trailing") < ode_error("dpm++", num_steps, "trailing")
 
 
 @pytest.mark.parametrize(
-    ("sampler", "differs"), [("ddim", False), ("dpm++", False), ("ddpm", True)]
+    ("sampler", "differs"),
+    [(name, name in ("ddpm", "dpm++sde")) for name in samplers.SAMPLERS],
 )
-def test_only_ddpm_adds_noise_on_the_way(sampler, differs):
+def test_only_two_samplers_add_noise_on_the_way(sampler, differs):
     rows = samplers.table(COSINE, sampler, 5)
     x = normal((1, 1, 4, 4, 1))
+    nothing = jnp.zeros_like(x)
     ends = [
         samplers.advance(
-            denoise, COSINE, samplers.State(x, jnp.zeros_like(x), jax.random.key(seed)), rows
+            denoise, COSINE, samplers.State(x, nothing, nothing, jax.random.key(seed)), rows
         ).x
         for seed in (1, 2)
     ]

@@ -19,7 +19,13 @@ import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated.unclip import pipeline_unclip
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-from diffusers.schedulers import UnCLIPScheduler, scheduling_unclip
+from diffusers.schedulers import (
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    UnCLIPScheduler,
+    UniPCMultistepScheduler,
+    scheduling_unclip,
+)
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -366,6 +372,48 @@ def drawn(noises: list[np.ndarray]):
     return mock.patch.object(scheduling_unclip, "randn_tensor", draw)
 
 
+SOLVERS = {
+    "dpm++": (
+        DPMSolverMultistepScheduler,
+        dict(algorithm_type="dpmsolver++", timestep_spacing="trailing"),
+    ),
+    "dpm++sde": (
+        DPMSolverMultistepScheduler,
+        dict(algorithm_type="sde-dpmsolver++", timestep_spacing="trailing"),
+    ),
+    "dpm++2s": (DPMSolverSinglestepScheduler, dict(lower_order_final=True)),
+    "unipc": (UniPCMultistepScheduler, dict(solver_type="bh2", timestep_spacing="trailing")),
+}
+
+
+def make_solver(folder: pathlib.Path, config: tuple) -> None:
+    """The way that a sample takes through predictions that are given."""
+    make, options = config
+    same = dict(
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", solver_order=2,
+        final_sigmas_type="zero",
+    )  # fmt: skip
+    arrays = {}
+    for n in (1, 2, 5, 10):
+        scheduler = make(**same, **options)
+        if make is DPMSolverSinglestepScheduler:  # it has no "trailing" of its own
+            scheduler.set_timesteps(timesteps=np.arange(n, 0, -1) * 1000 // n - 1)
+        else:
+            scheduler.set_timesteps(n)
+        start, noise = normal(4, 4, 3, seed=n), normal(n, 4, 4, 3, seed=n + 1)
+        outputs = normal(n, 4, 4, 3, seed=n + 2)
+        x, way = tensor(start), []
+        for i, t in enumerate(scheduler.timesteps):
+            drawn = {}
+            if "sde" in options.get("algorithm_type", ""):
+                drawn["variance_noise"] = tensor(noise[i])
+            x = scheduler.step(tensor(outputs[i]), t, x, **drawn).prev_sample
+            way.append(array(x))
+        arrays |= {f"{n}_start": start, f"{n}_noise": noise, f"{n}_outputs": outputs}
+        arrays |= {f"{n}_way": np.stack(way), f"{n}_timesteps": scheduler.timesteps.numpy()}
+    np.savez_compressed(folder / "reference.npz", **arrays)
+
+
 # The whole pipeline
 
 
@@ -475,6 +523,7 @@ KINDS = dict(
     super_resolution=(make_super_resolution, SUPER_RESOLUTIONS),
     clip=(make_clip, CLIPS),
     scheduler=(make_scheduler, SCHEDULERS),
+    solver=(make_solver, SOLVERS),
 )
 
 
