@@ -32,7 +32,10 @@ class Settings:
     """How a cascade is sampled. The tables are by stage.
 
     steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
-    plain conditional. aug_level: noise put on the input of each super-resolution, in timesteps.
+    plain conditional. guidance_interval: from where to where it acts, 0 is clean and 1 noise
+    (Kynkäänniemi et al. 2024); what is not named, everywhere. guidance_rescale: of
+    `diffusion.guide`, 0 where not named. dynamic_threshold: of `diffusion.Process`, the stage's own
+    where not named. aug_level: noise put on the input of each super-resolution, in timesteps.
     candidates: samples of prior and decoder, 1 where not named, of which the one nearest to the
     text in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it already
     shows what they become, and only one is finished. fps: frames per second of the 16 frames of the
@@ -47,6 +50,9 @@ class Settings:
     guidance_scale: Mapping[str, float]
     aug_level: Mapping[str, int]
     candidates: Mapping[str, int]
+    guidance_interval: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    guidance_rescale: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dynamic_threshold: Mapping[str, float] = dataclasses.field(default_factory=dict)
     fps: float = 3.0
     frame_skip: int = 5
     frames: int = 76
@@ -98,13 +104,13 @@ def silent(stage: str, done: int, total: int) -> None:
     """A progress report for tests and servers: nothing."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def advance(stage, guidance_scale, keeps, state, rows, params, cond, null):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def advance(stage, guidance_scale, guidance_rescale, keeps, state, rows, params, cond, null):
     """One compiled piece of a sampling loop; every stage compiles it once."""
     project = lambda x0: x0
     if keeps:  # the frames that the interpolation was given stay as they are
         project = lambda x0: jnp.where(cond["mask"] > 0, cond["keyframes"], x0)
-    predict = stages.predictor(stage, params, cond, null, guidance_scale)
+    predict = stages.predictor(stage, params, cond, null, guidance_scale, guidance_rescale)
     return samplers.advance(predict, stage.process, state, rows, project)
 
 
@@ -203,6 +209,20 @@ class Cascade:
                 raise ValueError(
                     f"candidates of {stage}={number} are impossible; prior and decoder have 1 or "
                     "more."
+                )
+        for stage, (low, high) in settings.guidance_interval.items():
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"guidance_interval of {stage}={low},{high} is impossible; it lies between 0 "
+                    "(clean) and 1 (noise), the lower end first."
+                )
+        for stage, share in settings.guidance_rescale.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"guidance_rescale of {stage}={share} is outside 0 to 1.")
+        for stage, share in settings.dynamic_threshold.items():
+            if not 0 < share < 1:
+                raise ValueError(
+                    f"dynamic_threshold of {stage}={share} must lie between 0 and 1, as 0.995."
                 )
         if settings.candidates.get("decoder", 1) > 1 and not self.stages["clip"].network.image_size:
             raise ValueError(
@@ -416,6 +436,8 @@ class Cascade:
     def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None):
         rows = self._table(name, settings)
         scale = float(settings.guidance_scale.get(name, 1.0))
+        low, high = settings.guidance_interval.get(name, (0, 1))
+        rescale = float(settings.guidance_rescale.get(name, 0.0))
         state = _start(self.stages[name].process, key, shape, self.mesh)
         num_steps = len(rows["t"])
         report(name, 0, num_steps)
@@ -430,9 +452,11 @@ class Cascade:
             used = name
             if i == num_steps - 1 and f"{name}_last" in self.stages:
                 used = f"{name}_last"
+            share = row["t"][0] / (self.stages[used].process.schedule.num_timesteps - 1)
             state = advance(
-                self.stages[used],
-                scale,
+                _bounded(self.stages[used], settings.dynamic_threshold.get(name)),
+                scale if low <= share <= high else 1.0,
+                rescale,
                 "mask" in cond,
                 state,
                 row,
@@ -443,6 +467,14 @@ class Cascade:
             jax.block_until_ready(state.x)
             report(name, i + 1, num_steps)
         return state.x
+
+
+def _bounded(stage: stages.Stage, threshold: float | None) -> stages.Stage:
+    """The stage with another dynamic threshold; None leaves its own."""
+    if threshold is None:
+        return stage
+    process = dataclasses.replace(stage.process, dynamic_threshold=threshold)
+    return dataclasses.replace(stage, process=process)
 
 
 def _nested(report, outer, num_outer, name, done, total):

@@ -100,14 +100,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     sub.add_argument("--mesh", help="divide each video over devices, like context=8")
-    for table, kind in TABLES.items():
+    for table, (kind, example) in TABLES.items():
         sub.add_argument(
             f"--{table}",
             action="append",
-            type=_entry(kind),
+            type=_entry(kind, example),
             default=[],
             metavar="STAGE=VALUE",
-            help=f"{table} of a stage, like decoder={EXAMPLES[table]}; may be repeated",
+            help=f"{table} of a stage, like decoder={example}; may be repeated",
         )
 
     sub = command(
@@ -248,15 +248,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-TABLES = dict(
-    steps=int, guidance_scale=float, sampler=str, spacing=str, aug_level=int, candidates=int
-)
-EXAMPLES = dict(
-    steps=25, guidance_scale=4, sampler="ddpm", spacing="linspace", aug_level=50, candidates=4
+def _interval(text: str) -> tuple[float, float]:
+    low, high = text.split(",")
+    return float(low), float(high)
+
+
+TABLES = dict(  # settings by stage: how a value is read, and what one looks like
+    steps=(int, "25"),
+    sampler=(str, "unipc"),
+    spacing=(str, "linspace"),
+    guidance_scale=(float, "4"),
+    guidance_interval=(_interval, "0.2,0.9"),
+    guidance_rescale=(float, "0.7"),
+    dynamic_threshold=(float, "0.995"),
+    aug_level=(int, "50"),
+    candidates=(int, "4"),
 )
 
 
-def _entry(kind):
+def _entry(kind, example: str):
     """Parses "stage=value", or "value", which is the decoder's."""
 
     def parse(text: str):
@@ -265,7 +275,7 @@ def _entry(kind):
             return (stage if separator else "decoder"), kind(value)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not of the form stage={kind.__name__}"
+                f"{text!r} is not of the form decoder={example}"
             ) from None
 
     return parse

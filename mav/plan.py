@@ -207,7 +207,7 @@ def sampling_step(config: ConfigDict, clip_config: ConfigDict, mesh: Mesh):
     row = {k: v[:1] for k, v in samplers.table(stage.process, "ddim", steps).items()}
     start = samplers.State(x, x, x, jax.eval_shape(lambda: jax.random.key(0)))
     memory = dict(parameters=resident(state.params), batch=resident((x, cond)))
-    arguments = (stage, 2.0, "mask" in cond, start, row, state.params, cond, null)
+    arguments = (stage, 2.0, 0.0, "mask" in cond, start, row, state.params, cond, null)
     return cascade.advance, arguments, memory, steps * pieces
 
 

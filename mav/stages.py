@@ -433,6 +433,7 @@ def predictor(
     cond: Mapping[str, Array],
     null: Mapping[str, Array] | None = None,
     guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
 ) -> Callable[[Array, Int[Array, "b"], Array], Array]:
     """The network as a sampler needs it: (x_t, timesteps, last x0) -> output, with guidance.
 
@@ -450,7 +451,8 @@ def predictor(
         output = apply(twice(x, x), twice(t, t), twice(x0, x0), both)
         cond_half, null_half = jnp.split(output, 2)
         prediction, variance = stage.process.split(cond_half)
-        guided = diffusion.guide(prediction, stage.process.split(null_half)[0], guidance_scale)
+        uncond = stage.process.split(null_half)[0]
+        guided = diffusion.guide(prediction, uncond, guidance_scale, guidance_rescale)
         return guided if variance is None else jnp.concatenate([guided, variance], axis=-1)
 
     return predict

@@ -115,6 +115,34 @@ def test_a_frame_skip_of_three_gives_46_frames(cascade):
     assert filled.shape[1] == 46
 
 
+def test_guidance_is_that_of_the_settings(cascade, monkeypatch):
+    seen, advance = [], cascade_lib.advance
+
+    def record(stage, scale, rescale, keeps, state, row, *rest):
+        threshold = stage.process.dynamic_threshold
+        seen.append((stage.name, int(row["t"][0]), scale, rescale, threshold))
+        return advance(stage, scale, rescale, keeps, state, row, *rest)
+
+    monkeypatch.setattr(cascade_lib, "advance", record)
+    cascade.text_to_image(
+        PROMPT,
+        progress=cascade_lib.silent,
+        size=8,
+        steps=4,
+        guidance_scale=3.0,
+        guidance_interval=(0.6, 0.9),
+        guidance_rescale=0.7,
+        dynamic_threshold={"prior": 0.9},
+    )
+    assert seen[-4:] == [
+        ("decoder", 999, 1.0, 0.7, None),
+        ("decoder", 749, 3.0, 0.7, None),
+        ("decoder", 499, 1.0, 0.7, None),
+        ("decoder", 249, 1.0, 0.7, None),
+    ]
+    assert {call[0::2] for call in seen[:-4]} == {("prior", 1.0, 0.9)}
+
+
 def test_the_cascade_stops_where_it_is_told(cascade):
     sample = lambda **kw: cascade.text_to_video(PROMPT, progress=cascade_lib.silent, **kw)
     assert sample(size=8, frames=16).shape == (16, 8, 8, 3)
@@ -150,6 +178,9 @@ def test_each_stage_compiles_its_network_once(cascade):
         (dict(sampler={"decoder": "euler"}), "decoder: sampler='euler' is unknown"),
         (dict(candidates={"sr_256": 2}), "candidates of sr_256=2 are impossible"),
         (dict(candidates=0), "candidates of decoder=0 are impossible"),
+        (dict(guidance_interval={"prior": (0.9, 0.2)}), "guidance_interval of prior=0.9,0.2"),
+        (dict(guidance_rescale=1.5), "guidance_rescale of decoder=1.5 is outside 0 to 1"),
+        (dict(dynamic_threshold=99.5), "dynamic_threshold of decoder=99.5 must lie between"),
         (dict(colour="red"), "setting 'colour' is unknown"),
     ],
 )

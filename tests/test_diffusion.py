@@ -233,6 +233,17 @@ def test_a_guidance_scale_of_one_is_conditional_and_zero_is_not():
     np.testing.assert_allclose(farther - cond, 2 * (cond - uncond), atol=1e-5)
 
 
+def test_rescaled_guidance_has_the_deviation_of_the_condition():
+    cond, uncond = videos(1), videos(2)
+    deviations = lambda x: np.std(x, axis=(1, 2, 3, 4))
+    farther = diffusion.guide(cond, uncond, 3.0)
+    back = diffusion.guide(cond, uncond, 3.0, rescale=1.0)
+    np.testing.assert_allclose(deviations(back), deviations(cond), rtol=1e-5)
+    assert (deviations(farther) > 1.5 * deviations(cond)).all()
+    halfway = diffusion.guide(cond, uncond, 3.0, rescale=0.5)
+    np.testing.assert_allclose(halfway, (farther + back) / 2, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
