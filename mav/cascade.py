@@ -7,7 +7,7 @@ import operator
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +18,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 from tqdm.auto import tqdm
 
-from mav import clip, media, samplers, sharding, stages, tokenizer
+from mav import clip, edits, media, samplers, sharding, stages, tokenizer, windows
 from mav import params as params_lib
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1  # of the folder
 SAMPLED = ("prior", "decoder", "interpolation", "sr_256", "sr_768")
 PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
+WINDOW, FADE = 76, 8  # frames that sr_256 takes at once, and those over which two windows fade
+CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Settings:
     candidates: samples of prior and decoder, 1 where not named, of which the one nearest to the
     text in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it already
     shows what they become, and only one is finished. fps: frames per second of the 16 frames of the
-    decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or all after
-    interpolation. size: 64, 256 or 768, where the cascade stops. chunk: frames that sr_768 takes at
-    once, which bounds memory.
+    decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or more,
+    which are interpolated; beyond the decoder's frames a video goes on window by window, each from
+    the last `overlap` frames. size: 64, 256 or 768, where the cascade stops. chunk: frames that
+    sr_768 takes at once, which bounds memory.
     """
 
     steps: Mapping[str, int]
@@ -56,6 +59,7 @@ class Settings:
     fps: float = 3.0
     frame_skip: int = 5
     frames: int = 76
+    overlap: int = 4
     size: int = 768
     chunk: int = 4
 
@@ -89,15 +93,16 @@ class Bars:
     """The default progress report: one bar per stage, with the time left."""
 
     def __init__(self):
-        self.bar = None
+        self.bars = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.bar is None or self.bar.desc != stage:
-            self.bar = tqdm(total=total, desc=stage, unit="call")
-        self.bar.update(done - self.bar.n)
+        if stage not in self.bars:
+            self.bars[stage] = tqdm(total=total, desc=stage, unit="call")
+        bar = self.bars[stage]
+        bar.update(done - bar.n)
         if done == total:
-            self.bar.close()
-            self.bar = None
+            bar.close()
+            del self.bars[stage]
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -162,6 +167,30 @@ class Cascade:
         """An image of the prompt: a video of one frame."""
         return self.text_to_video(prompt, seed, progress, **{**settings, "frames": 1})[0]
 
+    def animate(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """A video that begins with an image: `edits.animate`, whole."""
+        return np.concatenate(list(edits.animate(self, *args, **options)))
+
+    def tween(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """A video that leads from one image to another: `edits.tween`, whole."""
+        return np.concatenate(list(edits.tween(self, *args, **options)))
+
+    def vary(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """Another video of what a video shows: `edits.vary`, whole."""
+        return np.concatenate(list(edits.vary(self, *args, **options)))
+
+    def extend(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """A longer video: `edits.extend`, whole."""
+        return np.concatenate(list(edits.extend(self, *args, **options)))
+
+    def smooth(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """A video with frames between its frames: `edits.smooth`, whole."""
+        return np.concatenate(list(edits.smooth(self, *args, **options)))
+
+    def upscale(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
+        """A larger video: `edits.upscale`, whole."""
+        return np.concatenate(list(edits.upscale(self, *args, **options)))
+
     def stream(
         self,
         prompt: str,
@@ -173,16 +202,23 @@ class Cascade:
 
         Raises ValueError for bad input before the first network runs.
         """
-        settings = self.check(prompt, settings)
-        report = Bars() if progress is None else progress
-        keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
-        keys = dict(zip(stages.STAGES, keys, strict=True))
-        return self._stream(prompt, settings, report, keys)
-
-    def check(self, prompt: str, changes: Mapping[str, Any]) -> Settings:
-        """The settings with changes, if prompt and settings are possible; else ValueError."""
         if not prompt.strip():
             raise ValueError("the prompt is empty; write what should be seen, like 'a red ball'.")
+        return self._stream(prompt, *self.begin(seed, progress, settings))
+
+    def begin(
+        self, seed: int, progress: Progress | None, settings: Mapping[str, Any]
+    ) -> tuple[Settings, dict[str, Key[Array, ""]], Progress]:
+        """What every sampling starts with: settings that are possible, a key per stage, a report.
+
+        Raises ValueError for impossible settings.
+        """
+        keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
+        keys = dict(zip(stages.STAGES, keys, strict=True))
+        return self.check(settings), keys, Bars() if progress is None else progress
+
+    def check(self, changes: Mapping[str, Any]) -> Settings:
+        """The settings with changes, if they are possible; else ValueError."""
         settings = self.settings.updated(changes)
         sizes = [self.stages[name].size for name in PICTURES if name in self.stages]
         if settings.size not in sizes:
@@ -195,10 +231,18 @@ class Cascade:
             raise ValueError(
                 f"frame_skip={settings.frame_skip} is impossible; choose {', '.join(allowed)}."
             )
-        whole = (clip_frames - 1) * settings.frame_skip + 1
-        if settings.frames not in (1, clip_frames, whole):
+        if settings.frames < 1 or 1 < settings.frames < clip_frames:
             raise ValueError(
-                f"frames={settings.frames} is impossible; choose 1, {clip_frames} or {whole}."
+                f"frames={settings.frames} is impossible; choose 1, {clip_frames} or more."
+            )
+        if settings.frames > clip_frames and "interpolation" not in self.stages:
+            raise ValueError(
+                f"frames={settings.frames} is impossible, since {self.name} has no interpolation; "
+                f"choose {clip_frames}."
+            )
+        if not 1 <= settings.overlap < clip_frames:
+            raise ValueError(
+                f"overlap={settings.overlap} is impossible; choose 1 to {clip_frames - 1} frames."
             )
         if not 1 <= settings.fps <= 30:
             raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
@@ -229,7 +273,7 @@ class Cascade:
                 f"{self.name} cannot choose among candidates of the decoder, since its CLIP has no "
                 "image tower; leave them at 1."
             )
-        for stage in self._path(settings):
+        for stage in self.path(settings):
             self._table(stage, settings)
         return settings
 
@@ -252,7 +296,7 @@ class Cascade:
         interpolated = settings.frames > self.stages["decoder"].frames
         return settings.fps * (settings.frame_skip if interpolated else 1)
 
-    def _path(self, settings: Settings) -> list[str]:
+    def path(self, settings: Settings) -> list[str]:
         """The stages that the settings ask for, in order."""
         wanted = ["prior", "decoder"]
         if settings.frames > self.stages["decoder"].frames:
@@ -271,18 +315,53 @@ class Cascade:
         except ValueError as error:
             raise ValueError(f"{stage}: {error}") from None
 
-    def _stream(self, prompt, settings, report, keys):
+    def _stream(self, prompt, settings, keys, report):
         image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
-        video = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
-        path = self._path(settings)
-        if "interpolation" in path:
-            video = self.interpolate(video, keys["interpolation"], settings, report)
-        if "sr_256" in path:
-            video = self.upscale_256(video, keys["sr_256"], settings, report)
-        if "sr_768" in path:
-            yield from self.upscale_768(video, keys["sr_768"], settings, report)
-        else:
-            yield media.to_uint8(video[0])
+        clip = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
+        yield from self.finish(clip, image_embedding, keys, settings, report)
+
+    def finish(
+        self,
+        clip: Float[Array, "1 f 64 64 3"],
+        image_embedding: Float[Array, "1 d"],
+        keys: Mapping[str, Key[Array, ""]],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
+        """What the settings make of a clip of the decoder: longer, smoother and larger, in pieces.
+
+        keys: by stage.
+        """
+        frames, pieces = settings.frames, iter([clip])
+        if frames > clip.shape[1]:
+            slow = math.ceil((frames - 1) / settings.frame_skip) + 1
+            key = jax.random.fold_in(keys["interpolation"], CONTINUED)
+            pieces = self.extrapolate(clip, slow, image_embedding, key, settings, report)
+            pieces = self.interpolate(pieces, slow, keys["interpolation"], settings, report)
+            pieces = windows.take(pieces, frames)
+        yield from self.enlarge(pieces, frames, keys, settings, report)
+
+    def enlarge(
+        self,
+        pieces: Iterable[Float[Array, "1 f h w 3"]],
+        frames: int,
+        keys: Mapping[str, Key[Array, ""]],
+        settings: Settings,
+        report: Progress = silent,
+        size: int | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "f2 h2 w2 3"]]:
+        """A video in the size of the settings, as pixels, in pieces.
+
+        frames: how many come. size: of those, None is the decoder's.
+        """
+        size = self.stages["decoder"].size if size is None else size
+        path = self.path(settings)
+        for name, upscale in (("sr_256", self.upscale_256), ("sr_768", self.upscale_768)):
+            if name in path and size < self.stages[name].size:
+                pieces = upscale(pieces, frames, keys[name], settings, report)
+        for piece in pieces:
+            if piece.shape[1]:
+                yield media.to_uint8(piece[0])
 
     def embed_prompt(
         self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
@@ -344,49 +423,90 @@ class Cascade:
         text = clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
         return jnp.argmax((images @ text).reshape(len(videos), -1).mean(1))
 
-    def interpolate(
+    def fill(
         self,
         video: Float[Array, "b f 64 64 3"],
+        known: Float[Array, "b f"],
+        image_embedding: Float[Array, "b d"],
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
-    ) -> Float[Array, "b f2 64 64 3"]:
+        frame_skip: int = 1,
+    ) -> Float[Array, "b f 64 64 3"]:
+        """A clip whose frames are partly known (1); those come back unchanged (F).
+
+        frame_skip: output frames per decoder frame, which the clip then shows.
+        """
+        b = len(video)
+        cond = stages.keyframes(video, known) | dict(
+            image_embedding=image_embedding,
+            drop_image=jnp.zeros(b, bool),
+            frame_skip=jnp.full(b, float(frame_skip)),
+            fps=jnp.full(b, settings.fps * frame_skip),
+        )
+        null = dict(drop_image=jnp.ones(b, bool))
+        found = self._sample("interpolation", key, video.shape, cond, null, settings, report)
+        # Bit for bit: the sampler's last step leaves rounding behind.
+        return jnp.where(cond["mask"] > 0, video, found)
+
+    def extrapolate(
+        self,
+        clip: Float[Array, "b f 64 64 3"],
+        frames: int,
+        image_embedding: Float[Array, "b d"],
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+        before: bool = False,
+    ) -> Iterator[Float[Array, "b f2 64 64 3"]]:
+        """A clip and what follows it, `frames` or a few more in all, in pieces (F).
+
+        Each window begins with the last `settings.overlap` frames there are. before: what came
+        before the clip instead, going back piece by piece, by windows that end with the first ones.
+        """
+        yield clip[:, :frames]
+        b, have = clip.shape[:2]
+        length, overlap = self.stages["interpolation"].frames, min(settings.overlap, have)
+        number = max(0, math.ceil((frames - have) / (length - overlap)))
+        # Of a window: where it overlaps the clip before it, and what is new.
+        here, new = slice(overlap), slice(overlap, None)
+        edge = slice(-overlap, None)
+        if before:
+            here, new, edge = slice(-overlap, None), slice(-overlap), slice(overlap)
+        known = jnp.zeros((b, length)).at[:, here].set(1)
+        for i in range(number):
+            given = jnp.zeros((b, length, *clip.shape[2:])).at[:, here].set(clip[:, edge])
+            done = lambda _, *of, i=i: _nested(report, i, number, "extrapolation", *of)
+            next_key = jax.random.fold_in(key, i)
+            clip = self.fill(given, known, image_embedding, next_key, settings, done)
+            yield clip[:, new]
+
+    def interpolate(
+        self,
+        pieces: Iterable[Float[Array, "b f 64 64 3"]],
+        frames: int,
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+    ) -> Iterator[Float[Array, "b f2 64 64 3"]]:
         """frame_skip - 1 new frames between each two; the given ones come back unchanged (F).
 
         Windows of the clip length share their end frames: with 16 frames and a skip of 5, five
-        windows with known frames at 0, 5, 10 and 15 give 76 frames.
+        windows with known frames at 0, 5, 10 and 15 give 76 frames. frames: how many come.
         """
-        stage, skip = self.stages["interpolation"], settings.frame_skip
-        b, length = len(video), stage.frames
-        per_window = (length - 1) // skip
-        num_windows = (video.shape[1] - 1) // per_window
-        known = np.zeros((b, length), np.float32)
-        known[:, ::skip] = 1
-        pieces = []
-        for window in range(num_windows):
-            given = video[:, window * per_window : (window + 1) * per_window + 1]
-            frames = jnp.zeros((b, length, *video.shape[2:])).at[:, ::skip].set(given)
-            cond = stages.keyframes(frames, jnp.asarray(known)) | dict(
-                image_embedding=self.embed_first_frame(given),
-                drop_image=jnp.zeros(b, bool),
-                frame_skip=jnp.full(b, float(skip)),
-                fps=jnp.full(b, settings.fps * skip),
+        length, skip = self.stages["interpolation"].frames, settings.frame_skip
+        given_length = (length - 1) // skip + 1
+        number = windows.count(frames, given_length, 1)
+        for i, (given, seen) in enumerate(windows.cut(pieces, given_length, 1)):
+            b, n = given.shape[:2]
+            known = jnp.zeros((b, length)).at[:, : n * skip : skip].set(1)
+            clip = jnp.zeros((b, length, *given.shape[2:])).at[:, : n * skip : skip].set(given)
+            done = functools.partial(_nested, report, i, number)
+            embedding = self.embed_first_frame(given)
+            clip = self.fill(
+                clip, known, embedding, jax.random.fold_in(key, i), settings, done, skip
             )
-            null = dict(drop_image=jnp.ones(b, bool))
-            done = functools.partial(_nested, report, window, num_windows)
-            piece = self._sample(
-                "interpolation",
-                jax.random.fold_in(key, window),
-                frames.shape,
-                cond,
-                null,
-                settings,
-                done,
-            )
-            # Bit for bit: the sampler's last step leaves rounding behind.
-            piece = jnp.where(cond["mask"] > 0, frames, piece)
-            pieces.append(piece if window == 0 else piece[:, 1:])
-        return jnp.concatenate(pieces, axis=1)
+            yield clip[:, max(0, (seen - 1) * skip + 1) : (n - 1) * skip + 1]
 
     def embed_first_frame(self, video: Float[Array, "b f h w 3"]) -> Float[Array, "b d"]:
         """CLIP embedding of the first frame."""
@@ -394,51 +514,77 @@ class Cascade:
 
     def upscale_256(
         self,
-        video: Float[Array, "b f 64 64 3"],
+        pieces: Iterable[Float[Array, "b f 64 64 3"]],
+        frames: int,
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
-    ) -> Float[Array, "b f 256 256 3"]:
-        """Space-time super-resolution of a whole video (SR_l^t)."""
-        return self._upscale("sr_256", video, key, settings, report)
+    ) -> Iterator[Float[Array, "b f2 256 256 3"]]:
+        """Space-time super-resolution (SR_l^t), a window of 76 frames at a time.
+
+        Frames that two windows share have the same noise in both, and fade from one to the other.
+        frames: how many come.
+        """
+        stage, number = self.stages["sr_256"], windows.count(frames, WINDOW, FADE)
+        noise_key, key = jax.random.split(key)
+
+        def enlarged():
+            noise = low_res = None
+            for i, (video, seen) in enumerate(windows.cut(pieces, WINDOW, FADE)):
+                cond = self._low_res("sr_256", video, noise_key, settings)
+                shape = (*video.shape[:2], stage.size, stage.size, 3)
+                same = lambda last, new, n=seen: (
+                    jnp.concatenate([last[:, -n:], new[:, n:]], axis=1) if n else new
+                )
+                noise = same(noise, _start(stage.process, key, shape, self.mesh).x)
+                low_res = same(low_res, cond["low_res"])
+                cond["low_res"] = low_res
+                done = functools.partial(_nested, report, i, number)
+                x = self._sample("sr_256", key, shape, cond, {}, settings, done, noise=noise)
+                yield x, seen
+
+        return windows.fade(enlarged(), FADE)
 
     def upscale_768(
         self,
-        video: Float[Array, "b f 256 256 3"],
+        pieces: Iterable[Float[Array, "b f 256 256 3"]],
+        frames: int,
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
-    ) -> Iterator[UInt8[np.ndarray, "f 768 768 3"]]:
-        """Super-resolution of single frames, all from the same noise, in chunks (SR_h)."""
-        frames = video.shape[1]
-        chunk = min(settings.chunk, frames)
-        num_chunks = math.ceil(frames / chunk)
-        for i in range(num_chunks):
-            # The last chunk reaches back, so that all have one shape.
-            first = min(i * chunk, frames - chunk)
-            done = functools.partial(_nested, report, i, num_chunks)
-            piece = self._upscale("sr_768", video[:, first : first + chunk], key, settings, done)
-            yield media.to_uint8(piece[0, i * chunk - first :])
+    ) -> Iterator[Float[Array, "b f2 768 768 3"]]:
+        """Super-resolution of single frames, all from the same noise, in chunks (SR_h).
 
-    def _upscale(self, name, video, key, settings, report):
-        stage = self.stages[name]
+        frames: how many come.
+        """
+        stage, chunk = self.stages["sr_768"], min(settings.chunk, frames)
+        number = windows.count(frames, chunk)
         noise_key, key = jax.random.split(key)
-        level = jnp.full(len(video), settings.aug_level[name])
-        cond = _low_res_condition(stage, video, stage.size, level, noise_key)
-        shape = (*video.shape[:2], stage.size, stage.size, 3)
-        return self._sample(name, key, shape, cond, {}, settings, report)
+        for i, (video, seen) in enumerate(windows.cut(pieces, chunk)):
+            cond = self._low_res("sr_768", video, noise_key, settings)
+            shape = (*video.shape[:2], stage.size, stage.size, 3)
+            done = functools.partial(_nested, report, i, number)
+            yield self._sample("sr_768", key, shape, cond, {}, settings, done)[:, seen:]
 
-    def _sample(self, *args):
+    def _low_res(self, name, video, key, settings):
+        """What a super-resolution is told of the video that it enlarges."""
+        stage = self.stages[name]
+        level = jnp.full(len(video), settings.aug_level[name])
+        return _low_res_condition(stage, video, stage.size, level, key)
+
+    def _sample(self, *args, **options):
         """Runs one stage's sampler in pieces of one network call, reporting after each."""
         with sharding.use(self.mesh):
-            return self._sample_here(*args)
+            return self._sample_here(*args, **options)
 
-    def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None):
+    def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None, noise=None):
         rows = self._table(name, settings)
         scale = float(settings.guidance_scale.get(name, 1.0))
         low, high = settings.guidance_interval.get(name, (0, 1))
         rescale = float(settings.guidance_rescale.get(name, 0.0))
         state = _start(self.stages[name].process, key, shape, self.mesh)
+        if noise is not None:
+            state = state._replace(x=jnp.copy(noise))  # `advance` takes over what it is given
         num_steps = len(rows["t"])
         report(name, 0, num_steps)
         for i in range(num_steps):

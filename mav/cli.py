@@ -317,7 +317,7 @@ def sample(options: argparse.Namespace) -> None:
         media.check_writable(sheet_path)
     mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
     cascade = cascade_lib.load(options.cascade, options.dtype, mesh)
-    settings = cascade.check(options.prompt, changes)
+    settings = cascade.check(changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
     for remark in cascade.remarks(options.prompt):

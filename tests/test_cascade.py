@@ -62,8 +62,9 @@ def test_streamed_chunks_of_any_length_are_the_same_video(cascade, video):
 
 def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
     still = jnp.broadcast_to(noise.normal((1, 1, 16, 16, 3)), (1, 7, 16, 16, 3))
-    chunks = list(cascade.upscale_768(still, jax.random.key(3), cascade.settings))
-    frames = np.concatenate(chunks)
+    chunks = list(cascade.upscale_768([still], 7, jax.random.key(3), cascade.settings))
+    frames = np.concatenate(chunks, axis=1)[0]
+    assert len(frames) == 7
     assert len(chunks) > 1
     for frame in frames[1:]:
         np.testing.assert_array_equal(frame, frames[0])
@@ -99,9 +100,54 @@ def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypa
     assert len(seen) == 3
 
 
+def test_a_long_video_begins_as_the_short_one_and_goes_on(cascade, video):
+    frames = 61 + 5 * 12 + 20  # two windows more, and a part of the third
+    long = cascade.text_to_video(PROMPT, seed=1, progress=cascade_lib.silent, frames=frames)
+    assert long.shape == (frames, 32, 32, 3)
+    same = 76 - cascade_lib.FADE
+    assert np.abs(long[:same].astype(int) - video[:same]).max() <= 1  # other chunks of sr_768
+    assert (long[76:136] != long[: 136 - 76]).any()
+
+
+def test_a_long_video_comes_before_its_end_is_begun(cascade):
+    calls = {}
+    progress = lambda stage, done, total: calls.update({stage: (done, total)})
+    pieces = cascade.stream(PROMPT, 1, progress, frames=500)
+    assert len(next(pieces)) == cascade.settings.chunk
+    assert "extrapolation" not in calls
+    assert sum(map(len, pieces)) == 495
+    assert calls["extrapolation"] == (2 * 8, 2 * 8)  # 16 of 101 decoder frames, then 12 a window
+    assert all(done == total for done, total in calls.values())
+
+
+def test_a_continued_clip_begins_with_its_last_frames(cascade, monkeypatch):
+    given = []
+    fill = cascade_lib.Cascade.fill
+    monkeypatch.setattr(
+        cascade_lib.Cascade,
+        "fill",
+        lambda self, video, known, *rest: (
+            given.append((video, known)) or fill(self, video, known, *rest)
+        ),
+    )
+    clip = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
+    settings = cascade.settings.updated(dict(overlap=6))
+    embedding = cascade.embed_first_frame(clip)
+    pieces = list(cascade.extrapolate(clip, 30, embedding, jax.random.key(0), settings))
+    assert [piece.shape[1] for piece in pieces] == [16, 10, 10]
+    for (video, known), last in zip(given, pieces, strict=False):
+        np.testing.assert_array_equal(known[0], [1.0] * 6 + [0.0] * 10)
+        np.testing.assert_array_equal(video[:, :6], last[:, -6:])
+
+
+def interpolate(cascade, video, settings):
+    pieces = cascade.interpolate([video], video.shape[1], jax.random.key(0), settings)
+    return np.concatenate(list(pieces), axis=1)
+
+
 def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
     given = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
-    filled = cascade.interpolate(given, jax.random.key(0), cascade.settings)
+    filled = interpolate(cascade, given, cascade.settings)
     assert filled.shape == (1, 76, 8, 8, 3)
     np.testing.assert_array_equal(filled[:, ::5], given)
     assert not np.array_equal(filled[:, 1::5], given[:, :-1])
@@ -110,7 +156,7 @@ def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
 def test_a_frame_skip_of_three_gives_46_frames(cascade):
     given = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
     settings = cascade.settings.updated(dict(frame_skip=3))
-    filled = cascade.interpolate(given, jax.random.key(0), settings)
+    filled = interpolate(cascade, given, settings)
     np.testing.assert_array_equal(filled[:, ::3], given)
     assert filled.shape[1] == 46
 
@@ -170,7 +216,8 @@ def test_each_stage_compiles_its_network_once(cascade):
     ("changes", "message"),
     [
         (dict(size=65), "size=65 is impossible; choose 8, 16, 32"),
-        (dict(frames=17), "frames=17 is impossible; choose 1, 16 or 76"),
+        (dict(frames=15), "frames=15 is impossible; choose 1, 16 or more"),
+        (dict(overlap=16), "overlap=16 is impossible; choose 1 to 15 frames"),
         (dict(frame_skip=4), "frame_skip=4 is impossible; choose 1, 3, 5, 15"),
         (dict(fps=0), "fps=0 is impossible; choose 1 to 30"),
         (dict(steps={"decoder": 0}), "decoder: steps=0 must lie between 1 and 1000"),

@@ -29,7 +29,7 @@ class World:
         self.by_text = {prompt.text: prompt for prompt in protocol.prompts(96)}
         self.asked = []
 
-    def check(self, prompt, changes):
+    def check(self, changes):
         return Settings(**changes)
 
     def output_fps(self, settings):

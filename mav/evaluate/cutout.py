@@ -357,7 +357,7 @@ def run(
         raise ValueError(f"frames={frames} is too short to see movement; choose 16 or 76.")
     settings = dict(settings, size=size, frames=frames)
     asked = prompts(num_prompts)
-    checked = cascade.check(asked[0].text, settings)
+    checked = cascade.check(settings)
     fps = cascade.output_fps(checked)
     judge = judge or classifier.load()
     out_dir = pathlib.Path(out_dir)
