@@ -210,12 +210,8 @@ def _interpolation(cascade: Cascade):
 
 
 def fit(video: Video, size: int) -> Float[Array, "1 f size size 3"]:
-    """The square in the middle of each frame, in pixels of a network."""
-    height, width = video.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = video[:, top : top + side, left : left + side]
-    return jnp.asarray(media.to_float(media.resize(square, size)))[None]
+    """The square in the middle of each frame, as networks take it."""
+    return jnp.asarray(media.to_float(media.fit(video, size)))[None]
 
 
 def at_rate(video: Video, fps: float, rate: float) -> Video:

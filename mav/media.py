@@ -1,4 +1,4 @@
-"""Reads and writes videos and images (mp4, gif, webp, png), and lays frames out on sheets.
+"""Reads and writes videos and images (mp4, gif, webp, png, npz), and lays frames out on sheets.
 
 Files and screens hold uint8, networks hold float32 in [-1, 1] (`to_float`, `to_uint8`). A video is
 [frames, height, width, 3], an image [height, width, 3].
@@ -11,8 +11,12 @@ import math
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -23,9 +27,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 PathLike = str | os.PathLike[str]
 Video = UInt8[np.ndarray, "f h w 3"]
 Picture = UInt8[np.ndarray, "h w 3"]
+Metadata = Mapping[str, Any]  # what JSON can hold
 
 # Fastest rates a file can hold: a gif counts hundredths of a second, and viewers slow down 1/100.
-MAX_FPS = {".mp4": 240, ".gif": 50, ".webp": 240}
+# No ending is a folder of PNGs.
+MAX_FPS = {".mp4": 240, ".gif": 50, ".webp": 240, ".npz": math.inf, "": math.inf}
 STILLS = (".png", ".jpg", ".jpeg", ".webp")
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # read through FFmpeg
 ANIMATIONS = (".gif", ".webp")  # read through Pillow
@@ -82,6 +88,14 @@ def resize(
     return np.stack(resized).reshape(*x.shape[:-3], height, width, 3)
 
 
+def fit(frames: Video, size: int) -> UInt8[np.ndarray, "f size size 3"]:
+    """The square in the middle of each frame, at size x size pixels."""
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(frames[:, top : top + side, left : left + side], size)
+
+
 # Writing.
 
 
@@ -91,7 +105,9 @@ def check_writable(path: PathLike, kinds: Iterable[str] | None = None) -> pathli
     kinds: raises ValueError unless the name ends in one of these, such as `STILLS` or `MAX_FPS`.
     """
     if kinds is not None:
-        _check_suffix(pathlib.Path(path), kinds, "write")
+        suffix = _check_suffix(pathlib.Path(path), kinds, "write")
+        if not suffix and os.path.exists(path):
+            raise OSError(f"cannot write {path}: it exists; name a new folder, or a file.")
     path = pathlib.Path(os.path.realpath(path))  # a link stays, what it points to is replaced
     folder = path.parent
     if not folder.is_dir():
@@ -118,6 +134,8 @@ def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
         yield aside
         os.replace(aside, path)
     except BaseException:  # Ctrl-C too
+        if aside.is_dir():
+            shutil.rmtree(aside)
         aside.unlink(missing_ok=True)
         raise
 
@@ -129,13 +147,14 @@ class VideoWriter:
             for frames in chunks:
                 writer.append(frames)
 
-    path: .mp4 (H.264, 4:2:0, BT.709), .gif (256 colours per frame) or .webp (quality 90). H.264
-    needs even sides: an odd one repeats its last row or column. An mp4 holds a few dozen frames in
+    path: .mp4 (H.264, 4:2:0, BT.709), .gif (256 colours per frame), .webp (quality 90), .npz (one
+    uint8 array "video", exact), or a new folder, without an ending, for frames as PNG. H.264 needs
+    even sides: an odd one repeats its last row or column. An mp4 holds a few dozen frames in
     memory; gif and webp hold all of them until the end, at 1 and 4 bytes per pixel.
     metadata: kept in the file, see `read_metadata`; an mp4 also shows its "title".
     """
 
-    def __init__(self, path: PathLike, fps: float, metadata: dict[str, str] | None = None):
+    def __init__(self, path: PathLike, fps: float, metadata: Metadata | None = None):
         self.path = pathlib.Path(path)
         self.suffix = _check_suffix(self.path, MAX_FPS, "write a video")
         self.fps = float(fps)
@@ -162,7 +181,7 @@ class VideoWriter:
             self.frames += 1
 
     def __enter__(self):
-        encoder = _mp4 if self.suffix == ".mp4" else _animation
+        encoder = {".mp4": _mp4, ".npz": _npz, "": _stills}.get(self.suffix, _animation)
         with contextlib.ExitStack() as stack:
             aside = stack.enter_context(written_aside(self.path))
             self._add = stack.enter_context(encoder(aside, self.fps, self.metadata))
@@ -182,7 +201,7 @@ def write(
     path: PathLike,
     video: Video | Iterable[np.ndarray],
     fps: float,
-    metadata: dict[str, str] | None = None,
+    metadata: Metadata | None = None,
 ):
     """Writes a video, or an iterator of frames or chunks, as `VideoWriter` does."""
     with VideoWriter(path, fps, metadata) as writer:
@@ -190,7 +209,7 @@ def write(
             writer.append(frames)
 
 
-def write_image(path: PathLike, image: Picture, metadata: dict[str, str] | None = None):
+def write_image(path: PathLike, image: Picture, metadata: Metadata | None = None):
     """Writes png (exact), jpg (quality 95) or webp (quality 90)."""
     path = pathlib.Path(path)
     suffix = _check_suffix(path, STILLS, "write an image")
@@ -279,6 +298,55 @@ def _animation(path: pathlib.Path, fps: float, metadata: dict) -> Iterator[Calla
     )
 
 
+@contextlib.contextmanager
+def _npz(path: pathlib.Path, fps: float, metadata: Metadata) -> Iterator[Callable]:
+    """Yields a function that keeps one frame on disk; how many there are is known at the end."""
+    shapes = []
+    with tempfile.TemporaryFile(dir=path.parent) as raw:
+
+        def add(frame: Picture):
+            raw.write(np.ascontiguousarray(frame))
+            shapes.append(frame.shape)
+
+        yield add
+        raw.seek(0)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.comment = json.dumps(dict(metadata, fps=fps)).encode()
+            with archive.open("video.npy", "w", force_zip64=True) as file:
+                header = dict(descr="|u1", fortran_order=False, shape=(len(shapes), *shapes[0]))
+                np.lib.format.write_array_header_1_0(file, header)
+                shutil.copyfileobj(raw, file, 2**20)
+
+
+@contextlib.contextmanager
+def _stills(path: pathlib.Path, fps: float, metadata: Metadata) -> Iterator[Callable]:
+    """Yields a function that writes one PNG; the first holds the metadata."""
+    path.mkdir()
+    index = itertools.count(1)
+
+    def add(frame: Picture):
+        i = next(index)
+        write_image(path / f"{i:05d}.png", frame, dict(metadata, fps=fps) if i == 1 else None)
+
+    yield add
+
+
+def mark(frames: Video, text: str = "AI-generated") -> Video:
+    """The frames with a line in the lower right corner that says what they are."""
+    _, height, width, _ = frames.shape
+    size = max(8, height // 28)
+    font = ImageFont.load_default(size)
+    right, bottom = (round(x) for x in font.getbbox(text)[2:])
+    room = size // 2
+    label = Image.new("L", (right + 2 * room, bottom + 2 * room))
+    ImageDraw.Draw(label).text((room, room), text, font=font, fill=255)
+    letters = np.asarray(label)[-height:, -width:, None] / 255  # cut where a small frame ends
+    marked = frames.copy()
+    corner = marked[:, -letters.shape[0] :, -letters.shape[1] :]
+    corner[:] = np.rint(corner * 0.5 * (1 - letters) + 255 * letters)
+    return marked
+
+
 def _exif(metadata: dict | None) -> bytes:
     if not metadata:
         return b""
@@ -290,12 +358,15 @@ def _exif(metadata: dict | None) -> bytes:
 # Reading.
 
 
-def read(path: PathLike, max_frames: int | None = None) -> tuple[Video, float]:
+def read(
+    path: PathLike, max_frames: int | None = None, square: int | None = None
+) -> tuple[Video, float]:
     """Reads a video's frames and its frames per second.
 
-    path: mp4, m4v, mov, mkv, webm, avi, gif or webp. Phone videos come upright. A gif or webp whose
-    frames last unequally long comes at a constant rate, the long ones repeated; transparency turns
-    white. max_frames: stop after so many; None reads all.
+    path: mp4, m4v, mov, mkv, webm, avi, gif or webp. Phone videos come upright, without sound. A
+    gif or webp whose frames last unequally long comes at a constant rate, the long ones repeated;
+    transparency turns white. max_frames: stop after so many; None reads all. square: keeps no more
+    of a frame than the square in its middle, in so many pixels, as `fit`; None keeps all.
     """
     path = pathlib.Path(path)
     suffix = _check_suffix(path, CONTAINERS + ANIMATIONS, "read a video")
@@ -303,7 +374,8 @@ def read(path: PathLike, max_frames: int | None = None) -> tuple[Video, float]:
         raise ValueError(f"max_frames={max_frames} must be at least 1, or None for all.")
     read_frames = _read_animation if suffix in ANIMATIONS else _read_container
     with _readable(path, "a video"):
-        frames, fps = read_frames(path, max_frames)
+        keep = (lambda x: x) if square is None else (lambda x: fit(x[None], square)[0])
+        frames, fps = read_frames(path, max_frames, keep)
     if not frames:
         raise ValueError(f"{path} holds no frames.")
     return np.stack(frames[:max_frames]), fps
@@ -318,7 +390,16 @@ def read_image(path: PathLike) -> Picture:
         return to_rgb(ImageOps.exif_transpose(image))
 
 
-def read_metadata(path: PathLike) -> dict[str, str]:
+def has_sound(path: PathLike) -> bool:
+    """Whether a video has sound, which `read` leaves out."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in CONTAINERS:
+        return False
+    with _readable(path, "a video"), av.open(str(path)) as container:
+        return bool(container.streams.audio)
+
+
+def read_metadata(path: PathLike) -> dict[str, Any]:
     """Returns the metadata that `write` or `write_image` was given.
 
     Of another program's file it is {"comment": ...} if there is one, else {}."""
@@ -327,6 +408,9 @@ def read_metadata(path: PathLike) -> dict[str, str]:
         if path.suffix.lower() in CONTAINERS:
             with av.open(str(path)) as container:
                 comment = container.metadata.get("comment", "")
+        elif path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                comment = archive.comment
         else:
             with Image.open(path) as image:
                 comment = image.info.get("comment") or image.info.get("Comment")
@@ -342,11 +426,15 @@ def read_metadata(path: PathLike) -> dict[str, str]:
     return {"comment": comment} if comment else {}
 
 
-def _read_container(path: pathlib.Path, max_frames: int | None) -> tuple[list[Picture], float]:
+def _read_container(
+    path: pathlib.Path, max_frames: int | None, keep: Callable
+) -> tuple[list[Picture], float]:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video in it.")
         stream = container.streams.video[0]
+        if stream.width * stream.height > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{path} has frames of {stream.width} x {stream.height} pixels.")
         stream.codec_context.thread_count = 1  # more can hang inside a data worker (PyAV#1962)
         fps = stream.average_rate or stream.guessed_rate
         if not fps:
@@ -354,18 +442,20 @@ def _read_container(path: pathlib.Path, max_frames: int | None) -> tuple[list[Pi
         frames = []
         for frame in container.decode(stream):
             quarters = round(frame.rotation / 90)  # a phone stores how it was held
-            frames.append(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
+            frames.append(keep(np.rot90(frame.to_ndarray(format="rgb24"), quarters)))
             if len(frames) == max_frames:
                 break
     return frames, float(fps)
 
 
-def _read_animation(path: pathlib.Path, max_frames: int | None) -> tuple[list[Picture], float]:
+def _read_animation(
+    path: pathlib.Path, max_frames: int | None, keep: Callable
+) -> tuple[list[Picture], float]:
     stills, delays = [], []  # delays in ms
     with Image.open(path) as image:
         for index in range(min(getattr(image, "n_frames", 1), max_frames or math.inf)):
             image.seek(index)
-            stills.append(to_rgb(image))
+            stills.append(keep(to_rgb(image)))
             delays.append(image.info.get("duration") or 100)  # browsers show 0 as 100
     # Writers merge equal neighbours into one longer frame and round delays: the shortest ones
     # together say how long one frame is.
@@ -403,7 +493,9 @@ def _readable(path: pathlib.Path, what: str):
         raise ValueError(f"{path} cannot be read as {what}: unknown format.") from error
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} cannot be read as {what}: {error.strerror}.") from error
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, EOFError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError
+    ) as error:  # fmt: skip
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise ValueError(message) from error
 
@@ -504,7 +596,6 @@ def _check_frames(name: str, frames, ndims: tuple[int, ...] = (3, 4)) -> np.ndar
 def _check_suffix(path: pathlib.Path, allowed: Iterable[str], purpose: str) -> str:
     suffix = path.suffix.lower()
     if suffix not in allowed:
-        raise ValueError(
-            f"cannot {purpose} as {path.name!r}: the name must end in {', '.join(allowed)}."
-        )
+        endings = ", ".join(filter(None, allowed))
+        raise ValueError(f"cannot {purpose} as {path.name!r}: the name must end in {endings}.")
     return suffix

@@ -146,7 +146,7 @@ def test_a_phone_video_comes_upright(tmp_path):
     assert psnr(back, np.rot90(landscape, axes=(1, 2))) > 30
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "gif", "webp"])
+@pytest.mark.parametrize("suffix", ["mp4", "gif", "webp", "npz"])
 def test_an_interrupted_write_leaves_the_folder_as_it_was(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_text("the old file")
@@ -161,10 +161,10 @@ def test_an_interrupted_write_leaves_the_folder_as_it_was(tmp_path, suffix):
     assert path.read_text() == "the old file"
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "gif", "webp"])
-def test_a_video_of_no_frames_is_refused_and_leaves_nothing(tmp_path, suffix):
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.npz", "a"])
+def test_a_video_of_no_frames_is_refused_and_leaves_nothing(tmp_path, name):
     with pytest.raises(ValueError, match="no frames"):
-        media.write(tmp_path / f"a.{suffix}", [], fps=15)
+        media.write(tmp_path / name, [], fps=15)
     assert not list(tmp_path.iterdir())
 
 
@@ -187,6 +187,80 @@ def test_metadata_comes_back(tmp_path, suffix):
         media.write(tmp_path / f"bare.{suffix}", few_colours(), 15)
     assert media.read_metadata(path) == metadata
     assert media.read_metadata(tmp_path / f"bare.{suffix}") == {}
+
+
+def test_an_npz_holds_exactly_the_frames(tmp_path):
+    metadata = {"prompt": "a “red” ball"}
+    media.write(tmp_path / "a.npz", iter(moving_hills()), 15, metadata)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert file.files == ["video"]
+        assert file["video"].dtype == np.uint8
+        np.testing.assert_array_equal(file["video"], moving_hills())
+    assert media.read_metadata(tmp_path / "a.npz") == {**metadata, "fps": 15.0}
+
+
+def test_a_folder_holds_exactly_the_frames(tmp_path):
+    media.write(tmp_path / "a", moving_hills(), 15, {"prompt": "a ball"})
+    paths = sorted((tmp_path / "a").iterdir())
+    assert [path.name for path in paths] == [f"{i:05d}.png" for i in range(1, 13)]
+    found = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.testing.assert_array_equal(found, moving_hills())
+    assert media.read_metadata(paths[0]) == {"prompt": "a ball", "fps": 15.0}
+    with pytest.raises(OSError, match="name a new folder"):
+        media.check_writable(tmp_path / "a", media.MAX_FPS)
+
+
+def test_an_interrupted_folder_is_gone(tmp_path):
+    def interrupted():
+        yield moving_hills(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        media.write(tmp_path / "a", interrupted(), fps=15)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("height", "width"), [(768, 768), (64, 64), (20, 10)])
+def test_a_mark_is_seen_in_its_corner_alone(height, width):
+    for shade in (0, 128, 255):
+        plain = np.full((2, height, width, 3), shade, np.uint8)
+        marked = media.mark(plain)
+        assert (plain == shade).all()
+        assert marked.shape == plain.shape
+        changed = np.argwhere((marked != plain).any((0, 3)))
+        assert len(changed)
+        if height > 32:
+            assert (changed.min(0) > (0.9 * height, 0.5 * width)).all()
+            corner = marked[:, changed[:, 0], changed[:, 1]]
+            assert corner.max() > 200  # letters
+            assert corner.min() < 150  # their ground
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webp"])
+def test_a_square_is_cut_out_and_resized_while_reading(tmp_path, name):
+    media.write(tmp_path / name, moving_hills(), 15)
+    whole, _ = media.read(tmp_path / name)
+    square, fps = media.read(tmp_path / name, square=32)
+    assert fps == 15
+    np.testing.assert_array_equal(square, media.resize(whole[:, :, 16:80], 32))
+    np.testing.assert_array_equal(square, media.fit(whole, 32))
+
+
+def test_sound_is_noticed(tmp_path):
+    media.write(tmp_path / "silent.mp4", few_colours(), 15)
+    with av.open(str(tmp_path / "loud.mp4"), "w") as container:
+        video, sound = container.add_stream("mpeg4", rate=15), container.add_stream("aac", 44100)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        for frame in few_colours():
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        noise.sample_rate = 44100
+        container.mux(sound.encode(noise))
+        container.mux(sound.encode(None))
+    assert media.has_sound(tmp_path / "loud.mp4")
+    assert not media.has_sound(tmp_path / "silent.mp4")
+    assert media.read(tmp_path / "loud.mp4")[0].shape == (12, 32, 48, 3)
 
 
 def test_the_title_is_where_players_look_for_it(tmp_path):
