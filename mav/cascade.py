@@ -87,6 +87,7 @@ class Settings:
 
 
 Progress = Callable[[str, int, int], None]
+Mixed = tuple[str | UInt8[np.ndarray, "h w 3"], float]  # a prompt or an image, and its share
 
 
 class Bars:
@@ -148,24 +149,31 @@ class Cascade:
 
     def text_to_video(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seed: int = 0,
         progress: Progress | None = None,
+        negative: str = "",
+        mix: Sequence[Mixed] = (),
         **settings: Any,
     ) -> UInt8[np.ndarray, "f h w 3"]:
-        """A video of the prompt. settings: changes to `self.settings`, see `Settings`.
+        """A video of the prompt.
 
-        Warns of what `remarks` finds in the prompt.
+        prompt: several follow each other in a video of more frames than the decoder's clip has.
+        negative: what should not be seen, from which guidance of the prior leads away. mix: other
+        prompts or images, each with the share from 0 to 1 that it takes of what is seen. settings:
+        changes to `self.settings`, see `Settings`. Warns of what `remarks` finds in the prompts.
         """
-        for remark in self.remarks(prompt):
-            warnings.warn(remark, stacklevel=2)
-        return np.concatenate(list(self.stream(prompt, seed, progress, **settings)))
+        for text in _prompts(prompt):
+            for remark in self.remarks(text):
+                warnings.warn(remark, stacklevel=2)
+        pieces = self.stream(prompt, seed, progress, negative, mix, **settings)
+        return np.concatenate(list(pieces))
 
     def text_to_image(
-        self, prompt: str, seed: int = 0, progress: Progress | None = None, **settings: Any
+        self, prompt: str, seed: int = 0, progress: Progress | None = None, **options: Any
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """An image of the prompt: a video of one frame."""
-        return self.text_to_video(prompt, seed, progress, **{**settings, "frames": 1})[0]
+        """An image of the prompt: a video of one frame. options: as of `text_to_video`."""
+        return self.text_to_video(prompt, seed, progress, **{**options, "frames": 1})[0]
 
     def animate(self, *args: Any, **options: Any) -> UInt8[np.ndarray, "f h w 3"]:
         """A video that begins with an image: `edits.animate`, whole."""
@@ -193,18 +201,49 @@ class Cascade:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seed: int = 0,
         progress: Progress | None = None,
+        negative: str = "",
+        mix: Sequence[Mixed] = (),
         **settings: Any,
     ) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
         """The frames of `text_to_video` piece by piece, so that memory stays bounded.
 
         Raises ValueError for bad input before the first network runs.
         """
-        if not prompt.strip():
-            raise ValueError("the prompt is empty; write what should be seen, like 'a red ball'.")
-        return self._stream(prompt, *self.begin(seed, progress, settings))
+        prompts = _prompts(prompt)
+        for text in [*prompts, *(what for what, _ in mix if isinstance(what, str))]:
+            if not text.strip():
+                raise ValueError("the prompt is empty; write what should be seen, as 'a red ball'.")
+        for _, share in mix:
+            if not 0 <= share <= 1:
+                raise ValueError(f"mix takes a share of {share}; choose 0 to 1.")
+        checked, keys, report = self.begin(seed, progress, settings)
+        whole = (self.stages["decoder"].frames - 1) * checked.frame_skip + 1
+        if len(prompts) > 1 and checked.frames <= whole:
+            raise ValueError(
+                f"{len(prompts)} prompts need a video of more than {whole} frames; "
+                f"frames={checked.frames} show the first alone."
+            )
+
+        def pieces():
+            embeddings = []
+            for text in prompts:
+                embedding = self.embed_prompt(text, keys["prior"], checked, report, negative)
+                for what, share in mix:
+                    if isinstance(what, str):
+                        other = self.embed_prompt(what, keys["prior"], checked, report, negative)
+                    else:
+                        other = self.embed_image(what)
+                    embedding = clip.slerp(embedding, other, share)
+                embeddings.append(embedding)
+            made = self.decode(
+                embeddings[0], keys["decoder"], checked, report, prompts[0], negative
+            )
+            yield from self.finish(made, embeddings, keys, checked, report)
+
+        return pieces()
 
     def begin(
         self, seed: int, progress: Progress | None, settings: Mapping[str, Any]
@@ -315,28 +354,23 @@ class Cascade:
         except ValueError as error:
             raise ValueError(f"{stage}: {error}") from None
 
-    def _stream(self, prompt, settings, keys, report):
-        image_embedding = self.embed_prompt(prompt, keys["prior"], settings, report)
-        clip = self.decode(image_embedding, keys["decoder"], settings, report, prompt)
-        yield from self.finish(clip, image_embedding, keys, settings, report)
-
     def finish(
         self,
         clip: Float[Array, "1 f 64 64 3"],
-        image_embedding: Float[Array, "1 d"],
+        image_embeddings: Sequence[Float[Array, "1 d"]],
         keys: Mapping[str, Key[Array, ""]],
         settings: Settings,
         report: Progress = silent,
     ) -> Iterator[UInt8[np.ndarray, "f h w 3"]]:
         """What the settings make of a clip of the decoder: longer, smoother and larger, in pieces.
 
-        keys: by stage.
+        image_embeddings: what is seen, one after the other. keys: by stage.
         """
         frames, pieces = settings.frames, iter([clip])
         if frames > clip.shape[1]:
             slow = math.ceil((frames - 1) / settings.frame_skip) + 1
             key = jax.random.fold_in(keys["interpolation"], CONTINUED)
-            pieces = self.extrapolate(clip, slow, image_embedding, key, settings, report)
+            pieces = self.extrapolate(clip, slow, image_embeddings, key, settings, report)
             pieces = self.interpolate(pieces, slow, keys["interpolation"], settings, report)
             pieces = windows.take(pieces, frames)
         yield from self.enlarge(pieces, frames, keys, settings, report)
@@ -364,11 +398,16 @@ class Cascade:
                 yield media.to_uint8(piece[0])
 
     def embed_prompt(
-        self, prompt: str, key: Key[Array, ""], settings: Settings, report: Progress = silent
+        self,
+        prompt: str,
+        key: Key[Array, ""],
+        settings: Settings,
+        report: Progress = silent,
+        negative: str = "",
     ) -> Float[Array, "1 d"]:
         """The image embedding that the prior imagines for a prompt (P)."""
         candidates = settings.candidates.get("prior", 1)
-        cond, null = self.embed_text(prompt, candidates)
+        cond, null = self.embed_text(prompt, candidates, negative)
         network = self.stages["clip"].network
         shape = (candidates, network.embedding_features)
         found = self._sample("prior", key, shape, cond, null, settings, report)
@@ -379,9 +418,17 @@ class Cascade:
         best = jnp.argmax(found @ cond["text_embedding"][0])
         return found[best][None]
 
-    def embed_text(self, prompt: str, batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """What networks are told of a prompt and, for guidance, of an empty one, `batch` times."""
-        tokens = self.tokenizer([prompt, ""])
+    def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 d"]:
+        """CLIP embedding of the square in the middle of an image, as the decoder is told it."""
+        if not self.stages["clip"].network.image_size:
+            raise ValueError(f"{self.name} cannot look at images: its CLIP has no image tower.")
+        return self.embed_first_frame(edits.fit(image[None], self.stages["decoder"].size))
+
+    def embed_text(
+        self, prompt: str, batch: int, negative: str = ""
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What networks are told of a prompt and, for guidance, of another, `batch` times."""
+        tokens = self.tokenizer([prompt, negative])
         text = _embed_text(self.stages["clip"], self.params["clip"], tokens)
         repeated = lambda i: {
             name: jnp.repeat(value[i : i + 1], batch, axis=0) for name, value in text.items()
@@ -395,11 +442,12 @@ class Cascade:
         settings: Settings,
         report: Progress = silent,
         prompt: str = "",
+        negative: str = "",
     ) -> Float[Array, "1 f 64 64 3"]:
         """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
         prompt: what candidates are compared by, and read by networks that take text beside the
-        embedding, as Karlo's; MAV's does not.
+        embedding, as Karlo's; MAV's does not. negative: read by such networks for guidance.
         """
         stage = self.stages["decoder"]
         b = settings.candidates.get("decoder", 1)
@@ -410,7 +458,7 @@ class Cascade:
             cond["fps"] = jnp.full(b, settings.fps)
         null = dict(drop_image=jnp.ones(b, bool))
         if stage.network.text:
-            text, no_text = self.embed_text(prompt, b)
+            text, no_text = self.embed_text(prompt, b, negative)
             cond, null = cond | text, null | no_text
         shape = (b, frames, stage.size, stage.size, 3)
         choose = functools.partial(self.nearest, prompt=prompt) if b > 1 else None
@@ -453,7 +501,7 @@ class Cascade:
         self,
         clip: Float[Array, "b f 64 64 3"],
         frames: int,
-        image_embedding: Float[Array, "b d"],
+        image_embeddings: Sequence[Float[Array, "b d"]],
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
@@ -461,7 +509,8 @@ class Cascade:
     ) -> Iterator[Float[Array, "b f2 64 64 3"]]:
         """A clip and what follows it, `frames` or a few more in all, in pieces (F).
 
-        Each window begins with the last `settings.overlap` frames there are. before: what came
+        Each window begins with the last `settings.overlap` frames there are. image_embeddings: what
+        is seen; they take turns, as long each, and the clip shows the first. before: what came
         before the clip instead, going back piece by piece, by windows that end with the first ones.
         """
         yield clip[:, :frames]
@@ -477,8 +526,9 @@ class Cascade:
         for i in range(number):
             given = jnp.zeros((b, length, *clip.shape[2:])).at[:, here].set(clip[:, edge])
             done = lambda _, *of, i=i: _nested(report, i, number, "extrapolation", *of)
+            embedding = image_embeddings[(i + 1) * len(image_embeddings) // (number + 1)]
             next_key = jax.random.fold_in(key, i)
-            clip = self.fill(given, known, image_embedding, next_key, settings, done)
+            clip = self.fill(given, known, embedding, next_key, settings, done)
             yield clip[:, new]
 
     def interpolate(
@@ -613,6 +663,10 @@ class Cascade:
             jax.block_until_ready(state.x)
             report(name, i + 1, num_steps)
         return state.x
+
+
+def _prompts(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def _bounded(stage: stages.Stage, threshold: float | None) -> stages.Stage:

@@ -1,6 +1,8 @@
-"""The command line: `mav sample | train | export | convert | evaluate | bench | plan | data`."""
+"""The command line: `mav <command>`; `mav --help` lists the commands."""
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -86,29 +88,51 @@ def make_parser() -> argparse.ArgumentParser:
         "make a video of a sentence",
         'mav sample "a red ball over a green meadow" --out ball.mp4 --seed 1',
     )
-    sub.add_argument("prompt", help="what should be seen")
-    sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
-    sub.add_argument("--out", help=".mp4, .gif or .webp; named after the prompt if left out")
-    sub.add_argument("--seed", type=int, default=0, help="other seeds, other videos (0)")
-    sub.add_argument("--num", type=int, default=1, help="how many videos, seeds counting up (1)")
+    sub.add_argument("prompt", nargs="?", help="what should be seen")
     sub.add_argument(
-        "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
+        "--then", action="append", default=[], metavar="PROMPT", help="what follows in a long video"
     )
-    sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
-    sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
-    sub.add_argument("--frames", type=int, help="16 or 76")
+    sub.add_argument("--negative", metavar="PROMPT", help="what should not be seen")
+    sub.add_argument(
+        "--mix",
+        action="append",
+        type=_mixed,
+        default=[],
+        metavar="WHAT=SHARE",
+        help="another prompt, or an image file, and the share of it that is seen; may be repeated",
+    )
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
-    sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
-    sub.add_argument("--mesh", help="divide each video over devices, like context=8")
-    for table, (kind, example) in TABLES.items():
-        sub.add_argument(
-            f"--{table}",
-            action="append",
-            type=_entry(kind, example),
-            default=[],
-            metavar="STAGE=VALUE",
-            help=f"{table} of a stage, like decoder={example}; may be repeated",
-        )
+    sub.add_argument("--like", metavar="FILE", help="as a file of mav says that it was made")
+    _add_sampling(sub, length=True)
+
+    sub = command("animate", animate, "make a video of an image", "mav animate photo.png --seed 1")
+    sub.add_argument("picture", help="an image, the first frame")
+    _add_sampling(sub, length=True)
+    sub = command("tween", tween, "lead from one image to another", "mav tween a.png b.png")
+    sub.add_argument("first", help="an image, the first frame")
+    sub.add_argument("last", help="an image, the last frame")
+    _add_sampling(sub)
+    sub = command("vary", vary, "make another video of what a video shows", "mav vary clip.mp4")
+    sub.add_argument("video")
+    _add_sampling(sub, length=True)
+    sub = command("extend", extend, "make a video longer", "mav extend clip.mp4 --seconds 4")
+    sub.add_argument("video")
+    sub.add_argument("--seconds", type=float, default=4.0, help="that are added (4)")
+    sub.add_argument("--before", action="store_true", help="add them before its beginning")
+    _add_sampling(sub)
+    sub = command(
+        "smooth",
+        smooth,
+        "put new frames between the frames of a video",
+        "mav smooth clip.mp4 --frame_skip 3 --size 256",
+    )
+    sub.add_argument("video")
+    _add_sampling(sub)
+    sub = command("upscale", upscale, "enlarge a video", "mav upscale clip.mp4 --size 768")
+    sub.add_argument("video")
+    _add_sampling(sub)
+    sub = command("show", show, "print how a file of mav was made", "mav show ball.mp4")
+    sub.add_argument("file", help="video or image")
 
     sub = command(
         "train",
@@ -253,6 +277,39 @@ def _interval(text: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
+    """Options of all commands that sample. length: whether one chooses how many frames."""
+    sub.add_argument("--cascade", help="shipped name or folder (cutout)")
+    sub.add_argument(
+        "--out", help=".mp4, .gif, .webp, .npz, or a new folder for PNGs; named after the input"
+    )
+    sub.add_argument("--seed", type=int, help="other seeds, other videos (0)")
+    sub.add_argument("--num", type=int, default=1, help="how many, seeds counting up; and a grid")
+    sub.add_argument("--mark", action="store_true", help='write "AI-generated" into the pictures')
+    sub.add_argument(
+        "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
+    )
+    sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
+    sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
+    if length:
+        sub.add_argument(
+            "--frames", type=int, help="16, or 17 or more, which are interpolated (76)"
+        )
+        sub.add_argument("--seconds", type=float, help="instead of --frames")
+    sub.add_argument("--overlap", type=int, help="frames from which a long video goes on (4)")
+    sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
+    sub.add_argument("--mesh", help="divide each video over devices, like context=8")
+    for table, (kind, example) in TABLES.items():
+        sub.add_argument(
+            f"--{table}",
+            action="append",
+            type=_entry(kind, example),
+            default=[],
+            metavar="STAGE=VALUE",
+            help=f"{table} of a stage, like decoder={example}; may be repeated",
+        )
+
+
 TABLES = dict(  # settings by stage: how a value is read, and what one looks like
     steps=(int, "25"),
     sampler=(str, "unipc"),
@@ -281,6 +338,15 @@ def _entry(kind, example: str):
     return parse
 
 
+def _mixed(text: str) -> tuple[str, float]:
+    """Parses "what=share"."""
+    what, _, share = text.rpartition("=")
+    try:
+        return what, float(share)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form photo.png=0.5") from None
+
+
 def _pair(text: str) -> tuple[str, str]:
     """Parses "role=name"."""
     role, separator, name = text.partition("=")
@@ -291,63 +357,255 @@ def _pair(text: str) -> tuple[str, str]:
 
 def sample(options: argparse.Namespace) -> None:
     """`mav sample`."""
-    import numpy as np
+    from mav import media
 
-    from mav import cascade as cascade_lib
-    from mav import media, sharding
-
-    if options.num < 1:
-        raise ValueError(f"num={options.num} must be at least 1.")
-    plain = ("fps", "frame_skip", "size", "frames")
-    changes = {name: getattr(options, name) for name in plain if getattr(options, name) is not None}
-    changes |= {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
+    like = {}
+    if options.like is not None:
+        like = media.read_metadata(options.like)
+        if like.get("command") != "sample" or "settings" not in like:
+            raise ValueError(f"{options.like} does not say that `mav sample` made it.")
+        options.cascade = options.cascade or like["cascade"]
+        options.seed = like["seed"] if options.seed is None else options.seed
+        options.negative = like["negative"] if options.negative is None else options.negative
+        options.mix = options.mix or like["mix"]
+        options.image = options.image or like["settings"]["frames"] == 1
+        if options.prompt is None:
+            options.prompt, options.then = like["prompt"], like["then"]
+    if options.prompt is None:
+        raise ValueError("there is no prompt; write what should be seen, like 'a red ball'.")
     if options.image and options.frames is not None:
         raise ValueError(f"frames={options.frames} does not go with --image, which has one.")
+    prompts = [options.prompt, *options.then]
+    negative = options.negative or ""
+    changes = like.get("settings", {}) | _changes(options)
     if options.image:
         changes["frames"] = 1
-    out = pathlib.Path(
-        options.out or f"{slug(options.prompt)}{'.png' if options.image else '.mp4'}"
-    )
-    paths = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.num)]
-    paths = paths if options.num > 1 else [out]
-    sheet_path = out.with_suffix(".png") if options.num > 1 or not options.image else None
-    for path in paths:
-        media.check_writable(path, media.STILLS if options.image else media.MAX_FPS)
-    if sheet_path is not None:
-        media.check_writable(sheet_path)
-    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
-    cascade = cascade_lib.load(options.cascade, options.dtype, mesh)
-    settings = cascade.check(changes)
+    results = _Results(options, slug(options.prompt))
+    cascade, settings = _load(options, changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
-    for remark in cascade.remarks(options.prompt):
-        print(f"warning: {remark}", file=sys.stderr)
+    for text in prompts:
+        for remark in cascade.remarks(text):
+            print(f"warning: {remark}", file=sys.stderr)
+    is_file = lambda what: pathlib.Path(what).suffix.lower() in media.STILLS
+    mix = [
+        (media.read_image(what) if is_file(what) else what, share) for what, share in options.mix
+    ]
+    told = dict(prompt=options.prompt, then=options.then, negative=negative, mix=options.mix)
+    results.write(
+        cascade,
+        settings,
+        lambda seed: cascade.stream(prompts, seed, negative=negative, mix=mix, **changes),
+        cascade.output_fps(settings),
+        told,
+    )
 
-    kept = []
-    for i, path in enumerate(paths):
-        shown = []
-        metadata = dict(prompt=options.prompt, seed=str(options.seed + i), cascade=cascade.name)
-        pieces = cascade.stream(options.prompt, options.seed + i, **changes)
-        if options.image:
-            image = next(pieces)[0]
-            media.write_image(path, image, metadata)
-            shown = [image]
-        else:
-            with media.VideoWriter(path, cascade.output_fps(settings), metadata) as writer:
-                for piece in pieces:
-                    writer.append(piece)
-                    shown += [media.resize(frame[None], 192)[0] for frame in piece]
-        kept.append(np.stack(shown))
-        print(path)
-    if sheet_path is None:
-        return
-    if options.image:
-        sheet = media.grid(np.concatenate(kept), columns=math.ceil(math.sqrt(len(kept))))
-    else:
-        labels = [options.prompt] * len(kept)
-        sheet = media.contact_sheet(kept, columns=4, frames=16, labels=labels)
-    media.write_image(sheet_path, sheet)
-    print(sheet_path)
+
+def animate(options: argparse.Namespace) -> None:
+    """`mav animate`."""
+    from mav import edits, media
+
+    results = _Results(options, f"{pathlib.Path(options.picture).stem}-animated")
+    image = media.read_image(options.picture)
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    make = lambda seed: edits.animate(cascade, image, seed, **changes)
+    results.write(
+        cascade, settings, make, cascade.output_fps(settings), dict(picture=options.picture)
+    )
+
+
+def tween(options: argparse.Namespace) -> None:
+    """`mav tween`."""
+    from mav import edits, media
+
+    stems = [pathlib.Path(path).stem for path in (options.first, options.last)]
+    results = _Results(options, "-to-".join(stems))
+    first, last = media.read_image(options.first), media.read_image(options.last)
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    make = lambda seed: edits.tween(cascade, first, last, seed, **changes)
+    told = dict(first=options.first, last=options.last)
+    results.write(cascade, settings, make, cascade.output_fps(settings), told)
+
+
+def vary(options: argparse.Namespace) -> None:
+    """`mav vary`."""
+    from mav import edits
+
+    results = _Results(options, f"{pathlib.Path(options.video).stem}-varied")
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    video, _ = _read(options.video, cascade.stages["decoder"].size)
+    make = lambda seed: edits.vary(cascade, video, seed, **changes)
+    results.write(cascade, settings, make, cascade.output_fps(settings), dict(video=options.video))
+
+
+def extend(options: argparse.Namespace) -> None:
+    """`mav extend`."""
+    from mav import edits
+
+    results = _Results(options, f"{pathlib.Path(options.video).stem}-extended")
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    video, fps = _read(options.video, cascade.stages["decoder"].size)
+    make = lambda seed: edits.extend(
+        cascade, video, fps, options.seconds, options.before, seed, **changes
+    )
+    told = dict(video=options.video, seconds=options.seconds, before=options.before)
+    results.write(cascade, settings, make, settings.fps * settings.frame_skip, told)
+
+
+def smooth(options: argparse.Namespace) -> None:
+    """`mav smooth`."""
+    from mav import edits
+
+    results = _Results(options, f"{pathlib.Path(options.video).stem}-smooth")
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    video, fps = _read(options.video, cascade.stages["decoder"].size)
+    make = lambda seed: edits.smooth(cascade, video, fps, seed, **changes)
+    results.write(cascade, settings, make, fps * settings.frame_skip, dict(video=options.video))
+
+
+def upscale(options: argparse.Namespace) -> None:
+    """`mav upscale`."""
+    from mav import edits
+
+    results = _Results(options, f"{pathlib.Path(options.video).stem}-large")
+    changes = _changes(options)
+    cascade, settings = _load(options, changes)
+    # As large as the largest that a super-resolution takes; a smaller one is used as it is.
+    sizes = [cascade.stages[name].low_size for name in cascade.path(settings)]
+    video, fps = _read(options.video, max(size or 0 for size in sizes) or settings.size)
+    make = lambda seed: edits.upscale(cascade, video, seed, **changes)
+    results.write(cascade, settings, make, fps, dict(video=options.video))
+
+
+def show(options: argparse.Namespace) -> None:
+    """`mav show`."""
+    from mav import media
+
+    found = media.read_metadata(options.file)
+    if not found:
+        raise ValueError(f"{options.file} does not say how it was made.")
+    for name, value in found.items():
+        print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def _changes(options: argparse.Namespace) -> dict:
+    """The settings that options name."""
+    plain = ("fps", "frame_skip", "size", "frames", "overlap")
+    found = {name: getattr(options, name, None) for name in plain}
+    found = {name: value for name, value in found.items() if value is not None}
+    return found | {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
+
+
+def _load(options: argparse.Namespace, changes: dict):
+    """The cascade of the options, and its settings with changes, to which --seconds adds frames."""
+    from mav import cascade as cascade_lib
+    from mav import sharding
+
+    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
+    cascade = cascade_lib.load(options.cascade or "cutout", options.dtype, mesh)
+    seconds = getattr(options, "seconds", None)
+    if seconds is not None and hasattr(options, "frames"):
+        if options.frames is not None:
+            raise ValueError("--frames and --seconds say the same; give one of them.")
+        wanted = cascade.settings.updated(changes)
+        changes["frames"] = math.ceil(seconds * wanted.fps * wanted.frame_skip)
+    return cascade, cascade.check(changes)
+
+
+def _read(path: str, size: int):
+    """A video's square in the middle, no larger than is needed, and its frames per second."""
+    from mav import media
+
+    if media.has_sound(path):
+        print(f"warning: the sound of {path} is left out", file=sys.stderr)
+    return media.read(path, square=size)
+
+
+class _Results:
+    """Where the videos or images of a command go: checked at once, written as they come."""
+
+    def __init__(self, options: argparse.Namespace, name: str):
+        from mav import media
+
+        if options.num < 1:
+            raise ValueError(f"num={options.num} must be at least 1.")
+        self.options = options
+        self.image = getattr(options, "image", False)
+        out = pathlib.Path(options.out or f"{name}{'.png' if self.image else '.mp4'}")
+        self.grid = out if options.num > 1 else None
+        each = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.num)]
+        self.paths = each if self.grid else [out]
+        for path in [out, *self.paths]:
+            media.check_writable(path, media.STILLS if self.image else media.MAX_FPS)
+        # A sheet of pictures stands beside videos; one of images is their grid.
+        self.sheet = None if self.image else out.with_suffix(".png")
+        if self.sheet is not None:
+            media.check_writable(self.sheet)
+
+    def write(self, cascade, settings, make, fps: float, told: dict) -> None:
+        """make: seed -> pieces of a video. told: what the command was given."""
+        import mav
+        from mav import cascade as cascade_lib
+        from mav import media
+
+        options, seed = self.options, self.options.seed or 0
+        seeds = range(seed, seed + options.num)
+        facts = dict(
+            title=told.get("prompt", options.command),
+            made_by=f"mav {mav.__version__}",
+            ai_generated=True,
+            command=options.command,
+            **told,
+            cascade=options.cascade or "cutout",
+            settings={
+                name: {stage: table[stage] for stage in cascade_lib.SAMPLED if stage in table}
+                if isinstance(table, dict)
+                else table
+                for name, table in dataclasses.asdict(settings).items()
+            },
+        )
+        streams = [make(seed) for seed in seeds]  # which refuse bad input before anything is open
+        marked = media.mark if options.mark else lambda frames: frames
+        columns = math.ceil(math.sqrt(options.num))
+        if self.image:
+            images = [marked(next(pieces))[0] for pieces in streams]
+            for path, image, seed in zip(self.paths, images, seeds, strict=True):
+                media.write_image(path, image, dict(facts, seed=seed))
+                print(path)
+            if self.grid:
+                media.write_image(
+                    self.grid, media.grid(images, columns), dict(facts, seed=seeds[0])
+                )
+                print(self.grid)
+            return
+        glimpses = [media.Glimpses() for _ in seeds]
+        with contextlib.ExitStack() as stack:
+            writer = lambda path, seed: stack.enter_context(
+                media.VideoWriter(path, fps, dict(facts, seed=seed))
+            )
+            writers = [writer(path, seed) for path, seed in zip(self.paths, seeds, strict=True)]
+            grid = writer(self.grid, seed) if self.grid else None
+            for pieces in zip(*streams, strict=True):
+                pieces = [marked(piece) for piece in pieces]
+                for one, seen, piece in zip(writers, glimpses, pieces, strict=True):
+                    one.append(piece)
+                    seen.append(piece)
+                if grid:
+                    side = 2 * round(pieces[0].shape[1] / columns / 2)
+                    tiles = [media.resize(piece, side) for piece in pieces]
+                    grid.append(media.grid(tiles, columns))
+        for path in [*self.paths, *filter(None, [self.grid])]:
+            print(path)
+        labels = [f"{facts['title']}, seed {seed}" for seed in seeds]
+        shown = [seen.frames() for seen in glimpses]
+        sheet = media.contact_sheet(shown, columns=4, frames=16, labels=labels)
+        media.write_image(self.sheet, sheet)
+        print(self.sheet)
 
 
 def slug(prompt: str) -> str:

@@ -175,6 +175,16 @@ def normalize(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
     return x / jnp.maximum(jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)), 1e-12)
 
 
+def slerp(a: Float[Array, "b d"], b: Float[Array, "b d"], weight: float) -> Float[Array, "b d"]:
+    """From one embedding to another along the sphere (unCLIP §3.2); weight 0 is a, 1 is b."""
+    length = lambda x: jnp.linalg.norm(x, axis=-1, keepdims=True)
+    unit_a, unit_b = a / length(a), b / length(b)
+    cosine = jnp.clip(jnp.sum(unit_a * unit_b, axis=-1, keepdims=True), -1, 1)
+    angle = jnp.maximum(jnp.arccos(cosine), 1e-4)  # nearly equal ones need no sphere
+    parts = jnp.sin((1 - weight) * angle) * unit_a + jnp.sin(weight * angle) * unit_b
+    return parts / jnp.sin(angle) * ((1 - weight) * length(a) + weight * length(b))
+
+
 # Released models, as fields of `CLIP`: OpenAI's, and H/14 of LAION. All read the same 49408 tokens.
 _TEXT = dict(vocabulary_size=49408, max_tokens=77, end_token=49407)
 _BASE = dict(_TEXT, embedding_features=512, text_width=512, text_depth=12)

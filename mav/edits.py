@@ -81,7 +81,7 @@ def _fill_around(
         embedding = cascade.embed_first_frame(video)
         key = keys["decoder"]
         made = cascade.fill(video, jnp.asarray(known), embedding, key, checked, report)
-        yield from cascade.finish(made, embedding, keys, checked, report)
+        yield from cascade.finish(made, [embedding], keys, checked, report)
 
     return pieces()
 
@@ -105,7 +105,7 @@ def vary(
         if cascade.stages["clip"].network.normalized:
             embedding = clip.normalize(embedding)
         made = cascade.decode(embedding, keys["decoder"], checked, report)
-        yield from cascade.finish(made, embedding, keys, checked, report)
+        yield from cascade.finish(made, [embedding], keys, checked, report)
 
     return pieces()
 
@@ -139,7 +139,7 @@ def extend(
         keys_ = jax.random.split(keys["interpolation"])
         options = (checked, report)
         made = cascade.extrapolate(
-            ends, ends.shape[1] + number, embedding, keys_[0], *options, before
+            ends, ends.shape[1] + number, [embedding], keys_[0], *options, before
         )
         next(made)  # the ends
         if not before:
@@ -165,7 +165,7 @@ def smooth(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Iterator[Video]:
-    """A video with `frame_skip` - 1 new frames between each two (F alone, where size is 64).
+    """A video with `frame_skip` - 1 new frames between each two (F).
 
     fps: of the video; what comes has frame_skip times as many.
     """
@@ -174,8 +174,7 @@ def smooth(
     stage = _interpolation(cascade)
     skip = settings.get("frame_skip", cascade.settings.frame_skip)
     told = float(np.clip(fps, 1, max(1, 30 / skip)))  # the network has seen up to 30 a second
-    settings = dict(size=stage.size) | settings | dict(fps=told)
-    checked, keys, report = cascade.begin(seed, progress, settings)
+    checked, keys, report = cascade.begin(seed, progress, dict(settings, fps=told))
     frames = (len(video) - 1) * checked.frame_skip + 1
     given = (fit(frame[None], stage.size) for frame in video)
     pieces = cascade.interpolate(given, len(video), keys["interpolation"], checked, report)

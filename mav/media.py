@@ -525,6 +525,30 @@ def grid(
     return rearrange(np.stack(videos), "(r c) ... h w rgb -> ... (r h) (c w) rgb", c=columns)
 
 
+class Glimpses:
+    """Evenly spaced small frames of a video that comes in pieces, however long it gets."""
+
+    def __init__(self, most: int = 64, tile: int = 192):
+        self.most, self.tile = most, tile
+        self.kept, self.last = [], None
+        self.stride, self.count = 1, 0
+
+    def append(self, frames: Video):
+        """Adds frames. Twice as many as are wanted are thinned to every other one."""
+        for frame in frames:
+            self.last = frame
+            if self.count % self.stride == 0:
+                self.kept.append(resize(frame, self.tile))
+            self.count += 1
+            if len(self.kept) == 2 * self.most:
+                self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def frames(self) -> Video:
+        """Those that were kept, and the last."""
+        last = [] if (self.count - 1) % self.stride == 0 else [resize(self.last, self.tile)]
+        return np.stack([*self.kept, *last])
+
+
 def contact_sheet(
     videos: Video | Sequence[Video],
     columns: int = 4,

@@ -120,6 +120,73 @@ def test_a_long_video_comes_before_its_end_is_begun(cascade):
     assert all(done == total for done, total in calls.values())
 
 
+def test_prompts_take_turns_in_a_long_video(cascade, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        cascade_lib.Cascade,
+        "fill",
+        lambda self, video, known, embedding, *rest: told.append(embedding) or video,
+    )
+    prompts = ["a red ball", "a blue bird", "snowy hills"]
+    frames = 76 + 5 * 60  # five windows more
+    cascade.text_to_video(prompts, seed=1, progress=cascade_lib.silent, frames=frames, size=8)
+    told = [np.asarray(embedding)[0] for embedding in told]
+    keys = cascade.begin(1, None, {})[1]
+    wanted = [
+        np.asarray(cascade.embed_prompt(text, keys["prior"], cascade.settings))[0]
+        for text in prompts
+    ]
+    continued = [e for e in told if any((e == w).all() for w in wanted)]
+    assert len(continued) == 5  # the others interpolate
+    for embedding, i in zip(continued, [0, 1, 1, 2, 2], strict=True):
+        np.testing.assert_array_equal(embedding, wanted[i])
+    with pytest.raises(ValueError, match="3 prompts need a video of more than 76 frames"):
+        cascade.stream(prompts)
+
+
+def test_what_is_mixed_in_takes_its_share(cascade, monkeypatch):
+    told = []
+    decode = cascade_lib.Cascade.decode
+    monkeypatch.setattr(
+        cascade_lib.Cascade,
+        "decode",
+        lambda self, embedding, *rest: (
+            told.append(np.asarray(embedding)) or decode(self, embedding, *rest)
+        ),
+    )
+    image = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)
+    sample = lambda mix: (
+        cascade.text_to_image(PROMPT, 1, cascade_lib.silent, mix=mix, size=8) is not None
+        and told.pop()
+    )
+    plain, other = sample([]), sample([("snowy hills", 1.0)])
+    np.testing.assert_allclose(sample([("snowy hills", 0.0)]), plain, rtol=1e-5)
+    keys = cascade.begin(1, None, {})[1]
+    wanted = cascade.embed_prompt("snowy hills", keys["prior"], cascade.settings)
+    np.testing.assert_allclose(other, wanted, rtol=1e-5)
+    np.testing.assert_allclose(sample([(image, 1.0)]), cascade.embed_image(image), rtol=1e-5)
+    angle = lambda a, b: np.arccos(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b))
+    third = sample([("snowy hills", 1 / 3)])
+    np.testing.assert_allclose(3 * angle(plain, third), angle(plain, other), rtol=1e-3)
+    with pytest.raises(ValueError, match="mix takes a share of"):
+        cascade.stream(PROMPT, mix=[(image, 1.5)])
+
+
+def test_guidance_leads_away_from_a_negative_prompt(cascade):
+    keys = cascade.begin(1, None, {})[1]
+    settings = cascade.settings.updated(dict(guidance_scale={"prior": 3.0}))
+    embed = lambda *negative: np.asarray(
+        cascade.embed_prompt(PROMPT, keys["prior"], settings, cascade_lib.silent, *negative)
+    )
+    assert (embed("snowy hills") != embed()).any()
+    np.testing.assert_array_equal(embed(""), embed())
+    # Where both say the same, guidance has nowhere to go.
+    plain = cascade.settings.updated(dict(guidance_scale={"prior": 1.0}))
+    np.testing.assert_allclose(
+        embed(PROMPT), cascade.embed_prompt(PROMPT, keys["prior"], plain), atol=1e-4
+    )
+
+
 def test_a_continued_clip_begins_with_its_last_frames(cascade, monkeypatch):
     given = []
     fill = cascade_lib.Cascade.fill
@@ -133,7 +200,7 @@ def test_a_continued_clip_begins_with_its_last_frames(cascade, monkeypatch):
     clip = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
     settings = cascade.settings.updated(dict(overlap=6))
     embedding = cascade.embed_first_frame(clip)
-    pieces = list(cascade.extrapolate(clip, 30, embedding, jax.random.key(0), settings))
+    pieces = list(cascade.extrapolate(clip, 30, [embedding], jax.random.key(0), settings))
     assert [piece.shape[1] for piece in pieces] == [16, 10, 10]
     for (video, known), last in zip(given, pieces, strict=False):
         np.testing.assert_array_equal(known[0], [1.0] * 6 + [0.0] * 10)

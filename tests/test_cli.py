@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 
+import mav
 import tiny
 from mav import cli, media
 
@@ -67,7 +68,8 @@ def test_the_same_seed_writes_the_same_file(folder, here):
 def test_several_videos_are_numbered(folder, here, capsys):
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--num", "2", "--size", "8"]
     assert cli.main([*arguments, "--frames", "16", "--out", "x.gif"]) == 0
-    assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.png"]
+    assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.gif", "x.png"]
+    assert media.read(here / "x.gif")[0].shape == (16, 4, 8, 3)  # 4 x 4 pixels each
 
 
 def test_sample_writes_images_and_a_sheet_of_several(folder, here, capsys):
@@ -80,7 +82,7 @@ def test_sample_writes_images_and_a_sheet_of_several(folder, here, capsys):
     image = media.read_image(here / "a-red-ball.png")
     assert image.shape == (32, 32, 3)
     np.testing.assert_array_equal(image, media.read_image(here / "x-1.png"))
-    assert media.read_metadata(here / "x-2.png")["seed"] == "4"
+    assert media.read_metadata(here / "x-2.png")["seed"] == 4
     assert media.read_image(here / "x.png").shape == (64, 64, 3)
 
 
@@ -115,7 +117,15 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
         (["sample", PROMPT, "--out", "no/such/folder/x.mp4"], "no folder"),
         (["sample", PROMPT, "--out", "x.avi"], "must end in"),
         (["sample", PROMPT, "--size", "100"], "size=100 is impossible; choose 8, 16, 32"),
-        (["sample", PROMPT, "--frames", "20"], "frames=20 is impossible"),
+        (["sample", PROMPT, "--frames", "9"], "frames=9 is impossible"),
+        (["sample", PROMPT, "--frames", "16", "--seconds", "2"], "--frames and --seconds say"),
+        (["sample"], "there is no prompt"),
+        (["sample", PROMPT, "--then", "a bird"], "2 prompts need a video of more than 76 frames"),
+        (["sample", PROMPT, "--mix", "photo.png=0.5"], "photo.png does not exist"),
+        (["sample", PROMPT, "--mix", "a bird=2"], "mix takes a share of 2.0"),
+        (["animate", "photo.png"], "photo.png does not exist"),
+        (["vary", "notes.txt"], "the name must end in .mp4"),
+        (["show", "ball.mp4"], "ball.mp4 does not exist"),
         (["sample", PROMPT, "--num", "0"], "num=0 must be at least 1"),
         (["sample", PROMPT, "--frames", "1"], "frames=1 makes an image; say so with --image"),
         (["sample", PROMPT, "--image", "--frames", "16"], "frames=16 does not go with --image"),
@@ -128,7 +138,7 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
 def test_bad_input_gets_one_line_status_2_and_writes_nothing(
     folder, here, capsys, arguments, message
 ):
-    if arguments[0] == "sample" and "--cascade" not in arguments:
+    if arguments[0] in ("sample", "animate", "vary") and "--cascade" not in arguments:
         arguments = [*arguments, "--cascade", str(folder)]
     assert message in refused(capsys, *arguments)
     assert list(here.iterdir()) == []
@@ -141,7 +151,10 @@ def test_a_damaged_cascade_is_refused_by_the_name_of_its_file(folder, here, caps
     assert "cascade.json is damaged" in refused(capsys, "sample", PROMPT, "--cascade", str(here))
 
 
-@pytest.mark.parametrize("command", ["sample", "train", "export", "evaluate"])
+COMMANDS = ("sample", "animate", "tween", "vary", "extend", "smooth", "upscale", "show", "train")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "export", "evaluate", "bench", "plan"])
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         cli.main([command, "--help"])
@@ -159,6 +172,73 @@ def test_an_interrupted_sample_leaves_nothing_behind(folder, here, monkeypatch):
     monkeypatch.setattr(media.VideoWriter, "append", interrupt)
     assert cli.main(["sample", PROMPT, "--cascade", str(folder)]) == 130
     assert list(here.iterdir()) == []
+
+
+def test_a_file_tells_how_it_was_made_and_another_is_made_like_it(folder, here, capsys):
+    asked = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
+    asked += ["--seed", "7", "--steps", "decoder=2", "--negative", "snow", "--mix", "blue bird=0.3"]
+    assert cli.main([*asked, "--out", "a.npz"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", "a.npz"]) == 0
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["prompt"] == PROMPT
+    assert told["seed"] == "7"
+    assert told["ai_generated"] == "true"
+    assert told["made_by"] == f"mav {mav.__version__}"
+    assert json.loads(told["settings"])["steps"]["decoder"] == 2
+    assert cli.main(["sample", "--like", "a.npz", "--out", "b.npz"]) == 0
+    assert cli.main(["sample", "--like", "a.npz", "--seed", "8", "--out", "c.npz"]) == 0
+    a, b, c = (np.load(here / f"{name}.npz")["video"] for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+    media.write(here / "other.mp4", a, 15)
+    message = refused(capsys, "sample", "--like", "other.mp4")
+    assert "other.mp4 does not say that `mav sample` made it" in message
+    assert "does not say how it was made" in refused(capsys, "show", "other.mp4")
+
+
+def test_a_mark_is_written_into_the_pictures_when_asked(folder, here):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--image"]
+    assert cli.main([*arguments, "--out", "a.png"]) == 0
+    assert cli.main([*arguments, "--out", "b.png", "--mark"]) == 0
+    plain, marked = media.read_image(here / "a.png"), media.read_image(here / "b.png")
+    np.testing.assert_array_equal(media.mark(plain[None])[0], marked)
+
+
+def test_edits_from_the_command_line(folder, here, capsys):
+    picture = np.random.default_rng(0).integers(256, size=(2, 20, 30, 3), dtype=np.uint8)
+    media.write_image(here / "a.png", picture[0])
+    media.write_image(here / "b.png", picture[1])
+    common = ["--cascade", str(folder), "--size", "8", "--out"]
+    run = lambda *arguments: cli.main([*arguments[:-1], *common, arguments[-1]]) == 0
+    video = lambda name: np.load(here / name)["video"]
+
+    assert run("animate", "a.png", "animated.npz")
+    np.testing.assert_array_equal(video("animated.npz")[:1], media.fit(picture[:1], 8))
+    assert run("tween", "a.png", "b.png", "tween.npz")
+    np.testing.assert_array_equal(video("tween.npz")[[0, -1]], media.fit(picture, 8))
+    assert (here / "tween.png").is_file()
+
+    media.write(here / "clip.mp4", video("animated.npz")[:31], 15)
+    decoded = media.fit(media.read(here / "clip.mp4")[0], 8)
+    assert run("extend", "clip.mp4", "--seconds", "1", "after.npz")
+    assert run("extend", "clip.mp4", "--seconds", "1", "--before", "before.npz")
+    np.testing.assert_array_equal(video("after.npz")[:31], decoded)
+    np.testing.assert_array_equal(video("before.npz")[15:], decoded)
+    assert len(video("after.npz")) == len(video("before.npz")) == 31 + 15
+    assert run("vary", "clip.mp4", "--frames", "16", "varied.npz")
+    assert video("varied.npz").shape == (16, 8, 8, 3)
+    assert run("smooth", "clip.mp4", "--frame_skip", "3", "smooth.webp")
+    smooth, fps = media.read(here / "smooth.webp")
+    assert len(smooth) == 91
+    assert fps == pytest.approx(45, rel=0.01)
+    large = ["--cascade", str(folder), "--size", "16", "--out", "large"]
+    assert cli.main(["upscale", "clip.mp4", *large]) == 0
+    assert len(list((here / "large").iterdir())) == 31
+    capsys.readouterr()
+    assert "size=8 needs no super-resolution" in refused(
+        capsys, "upscale", "clip.mp4", *common, "x"
+    )
 
 
 def test_a_config_takes_changes_and_refuses_unknown_ones():

@@ -93,7 +93,7 @@ def test_what_goes_on_comes_at_the_rate_of_the_cascade(cascade):
 
 def test_between_smoothed_frames_are_new_ones(cascade):
     video = pictures(9)
-    found = cascade.smooth(video, 6, frame_skip=3, **QUIET)
+    found = cascade.smooth(video, 6, frame_skip=3, **SMALL)
     assert found.shape == (8 * 3 + 1, 8, 8, 3)
     np.testing.assert_array_equal(found[::3], video)
     assert cascade.smooth(video[:2], 6, size=16, **QUIET).shape == (6, 16, 16, 3)
