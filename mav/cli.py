@@ -102,6 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="another prompt, or an image file, and the share of it that is seen; may be repeated",
     )
     sub.add_argument("--image", action="store_true", help="make an image: .png, .jpg or .webp")
+    sub.add_argument("--filter", action="store_true", help="refuse toxic words; needs mav[data]")
     sub.add_argument("--like", metavar="FILE", help="as a file of mav says that it was made")
     _add_sampling(sub, length=True)
 
@@ -377,6 +378,8 @@ def sample(options: argparse.Namespace) -> None:
         raise ValueError(f"frames={options.frames} does not go with --image, which has one.")
     prompts = [options.prompt, *options.then]
     negative = options.negative or ""
+    if options.filter:
+        _refuse_toxic([*prompts, *(what for what, _ in options.mix)])
     changes = like.get("settings", {}) | _changes(options)
     if options.image:
         changes["frames"] = 1
@@ -399,6 +402,16 @@ def sample(options: argparse.Namespace) -> None:
         cascade.output_fps(settings),
         told,
     )
+
+
+def _refuse_toxic(prompts: Sequence[str]) -> None:
+    """Raises ValueError for prompts that the filter of captions would drop, too."""
+    try:
+        from mav import policy
+    except ImportError as error:
+        raise ValueError(f"--filter needs {error.name}: pip install 'mav[data]'.") from error
+    for prompt in prompts:
+        policy.check(prompt)
 
 
 def animate(options: argparse.Namespace) -> None:

@@ -121,6 +121,7 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
         (["sample", PROMPT, "--frames", "16", "--seconds", "2"], "--frames and --seconds say"),
         (["sample"], "there is no prompt"),
         (["sample", PROMPT, "--then", "a bird"], "2 prompts need a video of more than 76 frames"),
+        (["sample", "a shit ball", "--filter"], "words that the filter refuses: shit;"),
         (["sample", PROMPT, "--mix", "photo.png=0.5"], "photo.png does not exist"),
         (["sample", PROMPT, "--mix", "a bird=2"], "mix takes a share of 2.0"),
         (["animate", "photo.png"], "photo.png does not exist"),

