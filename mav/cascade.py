@@ -137,7 +137,11 @@ _low_res_condition = jax.jit(stages.low_res_condition, static_argnums=(0, 2))
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """Stages with their parameters. Methods are pure: same arguments, same pixels."""
+    """Stages with their parameters. Methods are pure: same arguments, same pixels.
+
+    mesh: devices over which videos are divided. preview: is called after each step of a sampler
+    with the stage's name and the clean sample that it now predicts.
+    """
 
     name: str
     stages: Mapping[str, stages.Stage]
@@ -146,6 +150,7 @@ class Cascade:
     settings: Settings
     provenance: Mapping[str, Any]
     mesh: Mesh | None = None
+    preview: Callable[[str, Array], None] | None = None
 
     def text_to_video(
         self,
@@ -661,6 +666,8 @@ class Cascade:
                 null,
             )
             jax.block_until_ready(state.x)
+            if self.preview is not None:
+                self.preview(name, state.x0)
             report(name, i + 1, num_steps)
         return state.x
 

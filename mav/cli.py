@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -288,6 +289,11 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     sub.add_argument("--num", type=int, default=1, help="how many, seeds counting up; and a grid")
     sub.add_argument("--mark", action="store_true", help='write "AI-generated" into the pictures')
     sub.add_argument(
+        "--preview",
+        action="store_true",
+        help="meanwhile, a picture of what is coming, OUT-preview.png",
+    )
+    sub.add_argument(
         "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
     )
     sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
@@ -527,7 +533,26 @@ def _load(options: argparse.Namespace, changes: dict):
             raise ValueError("--frames and --seconds say the same; give one of them.")
         wanted = cascade.settings.updated(changes)
         changes["frames"] = math.ceil(seconds * wanted.fps * wanted.frame_skip)
-    return cascade, cascade.check(changes)
+    settings = cascade.check(changes)
+    if options.preview:
+        drawn = functools.partial(_preview, _preview_path(options))
+        cascade = dataclasses.replace(cascade, preview=drawn)
+    return cascade, settings
+
+
+def _preview_path(options: argparse.Namespace) -> pathlib.Path:
+    out = pathlib.Path(options.out or options.command)
+    return out.with_name(f"{out.stem}-preview.png")
+
+
+def _preview(path: pathlib.Path, stage: str, x0) -> None:
+    """Draws what a stage predicts now. Of embeddings there is nothing to see."""
+    from mav import media
+
+    if x0.ndim == 5 and stage != "sr_768":  # whose frames are written as they come
+        frames = media.to_uint8(x0[0])
+        sheet = media.contact_sheet(frames, columns=4, frames=16, labels=stage, tile=128)
+        media.write_image(path, sheet)
 
 
 def _read(path: str, size: int):
@@ -559,6 +584,8 @@ class _Results:
         self.sheet = None if self.image else out.with_suffix(".png")
         if self.sheet is not None:
             media.check_writable(self.sheet)
+        if options.preview:
+            media.check_writable(_preview_path(options))
 
     def write(self, cascade, settings, make, fps: float, told: dict) -> None:
         """make: seed -> pieces of a video. told: what the command was given."""
@@ -619,6 +646,8 @@ class _Results:
         sheet = media.contact_sheet(shown, columns=4, frames=16, labels=labels)
         media.write_image(self.sheet, sheet)
         print(self.sheet)
+        if options.preview:
+            _preview_path(options).unlink(missing_ok=True)
 
 
 def slug(prompt: str) -> str:

@@ -198,6 +198,18 @@ def test_a_file_tells_how_it_was_made_and_another_is_made_like_it(folder, here, 
     assert "does not say how it was made" in refused(capsys, "show", "other.mp4")
 
 
+def test_a_preview_shows_what_is_coming(folder, here, monkeypatch):
+    seen = []
+    write = media.write_image
+    monkeypatch.setattr(
+        media, "write_image", lambda path, *rest: seen.append(path.name) or write(path, *rest)
+    )
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "16", "--preview"]
+    assert cli.main([*arguments, "--out", "x.mp4"]) == 0
+    assert seen == ["x-preview.png"] * (3 + 5 * 2 + 2) + ["x.png"]
+    assert sorted(path.name for path in here.iterdir()) == ["x.mp4", "x.png"]
+
+
 def test_a_mark_is_written_into_the_pictures_when_asked(folder, here):
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--image"]
     assert cli.main([*arguments, "--out", "a.png"]) == 0
