@@ -175,6 +175,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
     sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
     sub.add_argument("--seed", type=int, default=0)
+    _add_tables(sub)
 
     sub = command(
         "bench",
@@ -306,6 +307,11 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     sub.add_argument("--overlap", type=int, help="frames from which a long video goes on (4)")
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     sub.add_argument("--mesh", help="divide each video over devices, like context=8")
+    _add_tables(sub)
+
+
+def _add_tables(sub: argparse.ArgumentParser) -> None:
+    """Settings by stage."""
     for table, (kind, example) in TABLES.items():
         sub.add_argument(
             f"--{table}",
@@ -517,7 +523,12 @@ def _changes(options: argparse.Namespace) -> dict:
     plain = ("fps", "frame_skip", "size", "frames", "overlap")
     found = {name: getattr(options, name, None) for name in plain}
     found = {name: value for name, value in found.items() if value is not None}
-    return found | {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
+    return found | _tables(options)
+
+
+def _tables(options: argparse.Namespace) -> dict:
+    """The settings by stage that options name."""
+    return {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
 
 
 def _load(options: argparse.Namespace, changes: dict):
@@ -738,6 +749,7 @@ def evaluate(options: argparse.Namespace) -> None:
         size=options.size,
         frames=options.frames,
         seed=options.seed,
+        **_tables(options),
     )
 
 
