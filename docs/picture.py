@@ -35,6 +35,7 @@ def labelled(video: np.ndarray, label: str) -> np.ndarray:
 
 
 def main() -> None:
+    """Samples and writes."""
     cascade = mav.load("cutout")
     videos = [
         labelled(cascade.text_to_video(prompt, seed, size=256), prompt) for prompt, seed in PROMPTS
