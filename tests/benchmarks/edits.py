@@ -1,0 +1,95 @@
+"""What edits by the shipped cascade do to real clips of the cutout world that it has never seen.
+
+    .venv/bin/python tests/benchmarks/edits.py [--clips 8] [--seconds 30] [--sheets FOLDER]
+
+seam: how much an animated image changes from the given frame to the next, and later on from one to
+the next (mean grey levels of 255), where the cascade stops at 64 and at 256 pixels. tween: the same
+at both ends. interpolation: PSNR of the frames that `smooth` puts between every fifth frame of a
+clip, and of linear blending. drift: a clip of a second is extended; in what share of its frames,
+every five seconds, the protocol's judge still sees the object, its colour and the setting.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+import mav
+from mav import media
+from mav.evaluate import classifier
+from mav.evaluate import cutout as protocol
+
+QUIET = lambda *_: None
+
+
+def steps(video: np.ndarray) -> np.ndarray:
+    """Mean change from each frame to the next."""
+    return np.abs(np.diff(video.astype(float), axis=0)).mean((1, 2, 3))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+def blend(video: np.ndarray, skip: int) -> np.ndarray:
+    """Frames between each two by linear blending."""
+    shares = np.arange(skip)[:, None, None, None] / skip
+    pairs = zip(video.astype(float), video[1:].astype(float), strict=False)
+    return np.concatenate([*((1 - shares) * a + shares * b for a, b in pairs), video[-1:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="by which a clip is extended (30)"
+    )
+    parser.add_argument("--sheets", help="folder for contact sheets")
+    options = parser.parse_args()
+    cascade, judge = mav.load("cutout"), classifier.load()
+    prompts = protocol.prompts(options.clips)
+    clips = [protocol.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
+    sheets = {}
+
+    for size in (64, 256):
+        run = dict(size=size, frames=76, progress=QUIET)
+        found = [cascade.animate(clip[0], seed=i, **run) for i, clip in enumerate(clips)]
+        sheets[f"animate-{size}"] = found
+        first, later = np.array([(steps(v)[0], np.median(steps(v)[1:])) for v in found]).mean(0)
+        print(f"seam at {size} pixels: {first:.2f} to the given frame, {later:.2f} later on")
+        found = [cascade.tween(clip[0], clip[-1], seed=i, **run) for i, clip in enumerate(clips)]
+        sheets[f"tween-{size}"] = found
+        ends = np.array([(steps(v)[0], steps(v)[-1], np.median(steps(v))) for v in found]).mean(0)
+        print(f"tween at {size} pixels: {ends[0]:.2f} and {ends[1]:.2f} at the ends, {ends[2]:.2f}")
+
+    run = dict(size=64, progress=QUIET)
+    found = [cascade.smooth(clip[::5], 3, seed=i, **run) for i, clip in enumerate(clips)]
+    sheets["smooth"] = found
+    between = np.arange(76) % 5 != 0
+    ours = np.mean([psnr(v[between], c[between]) for v, c in zip(found, clips, strict=True)])
+    plain = np.mean([psnr(blend(c[::5], 5)[between], c[between]) for c in clips])
+    print(f"interpolation: {ours:.2f} dB, linear blending {plain:.2f} dB")
+
+    extend = lambda i, clip: cascade.extend(clip[:16], 15, options.seconds, seed=i, **run)
+    found = [extend(i, clip) for i, clip in enumerate(clips)]
+    sheets["extend"] = found
+    for second in range(0, int(options.seconds) + 1, 5):
+        frames = slice(15 * second, 15 * (second + 1))
+        seen = [
+            protocol.recognised(judge(video[frames]), prompt)
+            for video, prompt in zip(found, prompts, strict=True)
+        ]
+        shares = [np.mean([one[name] for one in seen]) for name in ("object", "colour", "setting")]
+        shares = ", ".join(f"{100 * share:.0f} %" for share in shares)
+        print(f"drift, from second {second}: object, colour, setting in {shares} of frames")
+    if options.sheets:
+        folder = pathlib.Path(options.sheets)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, videos in sheets.items():
+            sheet = media.contact_sheet(videos, columns=8, frames=8, tile=96)
+            media.write_image(folder / f"{name}.png", sheet)
+
+
+if __name__ == "__main__":
+    main()
