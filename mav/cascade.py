@@ -284,10 +284,12 @@ class Cascade:
                 f"frames={settings.frames} is impossible, since {self.name} has no interpolation; "
                 f"choose {clip_frames}."
             )
-        if not 1 <= settings.overlap < clip_frames:
-            raise ValueError(
-                f"overlap={settings.overlap} is impossible; choose 1 to {clip_frames - 1} frames."
-            )
+        if "interpolation" in self.stages:
+            most = self.stages["interpolation"].frames - 1
+            if not 1 <= settings.overlap <= most:
+                raise ValueError(
+                    f"overlap={settings.overlap} is impossible; choose 1 to {most} frames."
+                )
         if not 1 <= settings.fps <= 30:
             raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
         if settings.chunk < 1:
