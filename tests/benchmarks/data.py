@@ -143,7 +143,7 @@ def measure(folder: pathlib.Path, size: int, options: argparse.Namespace) -> flo
 
     stored = rate(clips.__getitem__, options.clips)
     sought = rate(lambda i: seek(*choose(paths, 0, i), size), options.clips)
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.process_time)
     profile.runcall(lambda: [clips[i] for i in range(options.clips)])
     stats = pstats.Stats(profile, stream=io.StringIO()).stats
     total = sum(spent for _, _, spent, _, _ in stats.values())
