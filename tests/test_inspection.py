@@ -60,6 +60,12 @@ def test_histograms_of_videos_count_what_is_there(tmp_path):
     assert json.loads((tmp_path / "out" / "dropped.json").read_text()) == []
 
 
+def test_numbers_that_are_shown_alike_share_a_bar():
+    counts, edges = inspection._histogram([29.999, 30, 30.0004, 2.47, 2.4667])
+    assert counts.tolist() == [2, *[0] * (len(counts) - 2), 3]
+    assert (edges[0], edges[-1]) == (2.47, 30)
+
+
 def test_a_folder_that_is_no_data_set_is_named(tmp_path, capsys):
     assert cli.main(["data", "inspect", str(tmp_path)]) == 2
     assert "is not a prepared data set" in capsys.readouterr().err

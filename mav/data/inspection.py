@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mav import media
@@ -59,7 +59,7 @@ def run(folder: str | os.PathLike, out: str | os.PathLike, split: str = "train")
         picture = Image.open(io.BytesIO(bytes.fromhex(item["picture"])))
         panels.append(_row([picture], f"{item['reason']}: {item['detail']} ({item['key']})"))
     for title, numbers in values.items():
-        panels += [_heading(title), _bars(*np.histogram(numbers, BINS))]
+        panels += [_heading(title), _bars(*_histogram(numbers))]
     sheet = np.concatenate([np.asarray(panel) for panel in panels])
     media.write_image(out / "inspect.png", sheet)
 
@@ -129,6 +129,11 @@ def _sample(
     return [Image.open(io.BytesIO(still)) for still in encoded], text.decode()
 
 
+def _histogram(numbers: Sequence[float]) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n+1"]]:
+    """Counts and edges of bars, of numbers to three digits: 29.99 and 30 share one."""
+    return np.histogram([float(f"{number:.3g}") for number in numbers], BINS)
+
+
 # The sheet.
 
 
@@ -187,7 +192,7 @@ def _page(
         names = ("filter", "limit", "judged", "dropped", "could not judge")
         parts.append(f"<h2>Filters</h2>{_table(names, rows)}")
     for name, numbers in values.items():
-        counts, edges = np.histogram(numbers, BINS)
+        counts, edges = _histogram(numbers)
         spans = [f"{a:.4g} to {b:.4g}" for a, b in itertools.pairwise(edges)]
         parts.append(f"<h2>{html.escape(name)}</h2>{_meters(spans, counts)}")
     if words:
