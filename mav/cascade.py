@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import operator
 import os
 import pathlib
 import warnings
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 from tqdm.auto import tqdm
 
-from mav import clip, edits, media, samplers, sharding, stages, tokenizer, windows
+from mav import clip, edits, media, program, samplers, sharding, stages, tokenizer, windows
 from mav import params as params_lib
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
@@ -88,13 +87,25 @@ class Settings:
 
 Progress = Callable[[str, int, int], None]
 Mixed = tuple[str | UInt8[np.ndarray, "h w 3"], float]  # a prompt or an image, and its share
+# Of a network: a sample of this shape, with these conditions, and those without for guidance.
+Asked = tuple[tuple[int, ...], dict[str, Array], dict[str, Array]]
 
 
 class Bars:
-    """The default progress report: one bar per stage, with the time left."""
+    """The default progress report: one bar per stage, with the time left.
+
+    As a context it leaves no bar open behind, whatever ends it.
+    """
 
     def __init__(self):
         self.bars = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for bar in self.bars.values():
+            bar.close()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self.bars:
@@ -251,15 +262,70 @@ class Cascade:
         return pieces()
 
     def begin(
-        self, seed: int, progress: Progress | None, settings: Mapping[str, Any]
+        self,
+        seed: int,
+        progress: Progress | None,
+        settings: Mapping[str, Any],
+        skipped: Sequence[str] = (),
     ) -> tuple[Settings, dict[str, Key[Array, ""]], Progress]:
         """What every sampling starts with: settings that are possible, a key per stage, a report.
 
-        Raises ValueError for impossible settings.
+        skipped: stages that are not run. Raises ValueError for impossible settings, and for those
+        that need more memory than there is.
         """
         keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
         keys = dict(zip(stages.STAGES, keys, strict=True))
-        return self.check(settings), keys, Bars() if progress is None else progress
+        checked, free = self.check(settings), program.free_memory()
+        for name in self.path(checked):
+            needed = 0 if name in skipped else self.needs(name, checked)
+            if needed > free:
+                raise ValueError(
+                    f"{name} needs {needed / 2**30:.2g} GiB beside its parameters, and "
+                    f"{free / 2**30:.2g} GiB are free; {self._saves(name, checked)}."
+                )
+        return checked, keys, Bars() if progress is None else progress
+
+    def needs(self, name: str, settings: Settings) -> int:
+        """Bytes that a stage needs on a device beside parameters, as `program.count_bytes` counts.
+
+        Nothing is compiled or run for it.
+        """
+        stage, decoder = self.stages[name], self.stages["decoder"]
+        frames = dict(sr_256=WINDOW, sr_768=settings.chunk).get(name, stage.frames)
+        frames = min(settings.frames, frames)
+
+        def asked():
+            size = stage.low_size or decoder.size
+            video, known = jnp.zeros((1, frames, size, size, 3)), jnp.ones((1, frames))
+            embedding = jnp.zeros((1, self.stages["clip"].network.embedding_features))
+            key = jax.random.key(0)
+            asks = dict(
+                prior=lambda: self.ask_prior("", settings),
+                decoder=lambda: self.ask_decoder(embedding, settings),
+                interpolation=lambda: self.ask_interpolation(video, known, embedding, settings),
+            )
+            enlarges = lambda: self.ask_super_resolution(name, video, key, settings)
+            shape, cond, null = asks.get(name, enlarges)()
+            return samplers.start(stage.process, key, shape), cond, null
+
+        given = jax.eval_shape(asked)
+        row = {column: values[:1] for column, values in self._table(name, settings).items()}
+        with sharding.use(self.mesh):
+            traced = advance.trace(*self._call(name, row, settings, *given))
+        own = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(given[1:]))
+        own += sum(leaf.size * leaf.dtype.itemsize for leaf in given[0][:-1])
+        number = 1 if self.mesh is None else self.mesh.shape["context"] * self.mesh.shape["tensor"]
+        return (program.count_bytes(traced.jaxpr) + own) // number
+
+    def _saves(self, name: str, settings: Settings) -> str:
+        """What to change so that a stage needs less memory."""
+        if settings.candidates.get(name, 1) > 1:
+            return f"lower candidates of {name}={settings.candidates[name]}"
+        if name == "sr_768" and settings.chunk > 1:
+            return f"lower chunk={settings.chunk}"
+        if name == "sr_256":
+            return f"choose size={self.stages['decoder'].size}, or fewer frames"
+        return "divide it over devices by a mesh such as context=8, or compute in bfloat16"
 
     def check(self, changes: Mapping[str, Any]) -> Settings:
         """The settings with changes, if they are possible; else ValueError."""
@@ -413,10 +479,8 @@ class Cascade:
         negative: str = "",
     ) -> Float[Array, "1 d"]:
         """The image embedding that the prior imagines for a prompt (P)."""
-        candidates = settings.candidates.get("prior", 1)
-        cond, null = self.embed_text(prompt, candidates, negative)
         network = self.stages["clip"].network
-        shape = (candidates, network.embedding_features)
+        shape, cond, null = self.ask_prior(prompt, settings, negative)
         found = self._sample("prior", key, shape, cond, null, settings, report)
         prior, params = self.stages["prior"].network, self.params["prior"]
         found = prior.apply({"params": params}, found, method="unwhiten")
@@ -424,6 +488,12 @@ class Cascade:
             found = clip.normalize(found)
         best = jnp.argmax(found @ cond["text_embedding"][0])
         return found[best][None]
+
+    def ask_prior(self, prompt: str, settings: Settings, negative: str = "") -> Asked:
+        """What `embed_prompt` asks the network for."""
+        candidates = settings.candidates.get("prior", 1)
+        shape = (candidates, self.stages["clip"].network.embedding_features)
+        return shape, *self.embed_text(prompt, candidates, negative)
 
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 d"]:
         """CLIP embedding of the square in the middle of an image, as the decoder is told it."""
@@ -456,6 +526,19 @@ class Cascade:
         prompt: what candidates are compared by, and read by networks that take text beside the
         embedding, as Karlo's; MAV's does not. negative: read by such networks for guidance.
         """
+        b = settings.candidates.get("decoder", 1)
+        asked = self.ask_decoder(image_embedding, settings, prompt, negative)
+        choose = functools.partial(self.nearest, prompt=prompt) if b > 1 else None
+        return self._sample("decoder", key, *asked, settings, report, choose)
+
+    def ask_decoder(
+        self,
+        image_embedding: Float[Array, "1 d"],
+        settings: Settings,
+        prompt: str = "",
+        negative: str = "",
+    ) -> Asked:
+        """What `decode` asks the network for."""
         stage = self.stages["decoder"]
         b = settings.candidates.get("decoder", 1)
         image_embedding = jnp.repeat(image_embedding, b, axis=0)
@@ -467,9 +550,7 @@ class Cascade:
         if stage.network.text:
             text, no_text = self.embed_text(prompt, b, negative)
             cond, null = cond | text, null | no_text
-        shape = (b, frames, stage.size, stage.size, 3)
-        choose = functools.partial(self.nearest, prompt=prompt) if b > 1 else None
-        return self._sample("decoder", key, shape, cond, null, settings, report, choose)
+        return (b, frames, stage.size, stage.size, 3), cond, null
 
     def nearest(self, videos: Float[Array, "b f h w 3"], prompt: str) -> Int[Array, ""]:
         """Which video's frames are nearest to the prompt, in the mean over frames."""
@@ -492,6 +573,20 @@ class Cascade:
 
         frame_skip: output frames per decoder frame, which the clip then shows.
         """
+        asked = self.ask_interpolation(video, known, image_embedding, settings, frame_skip)
+        found = self._sample("interpolation", key, *asked, settings, report)
+        # Bit for bit: the sampler's last step leaves rounding behind.
+        return jnp.where(asked[1]["mask"] > 0, video, found)
+
+    def ask_interpolation(
+        self,
+        video: Float[Array, "b f 64 64 3"],
+        known: Float[Array, "b f"],
+        image_embedding: Float[Array, "b d"],
+        settings: Settings,
+        frame_skip: int = 1,
+    ) -> Asked:
+        """What `fill` asks the network for."""
         b = len(video)
         cond = stages.keyframes(video, known) | dict(
             image_embedding=image_embedding,
@@ -499,10 +594,7 @@ class Cascade:
             frame_skip=jnp.full(b, float(frame_skip)),
             fps=jnp.full(b, settings.fps * frame_skip),
         )
-        null = dict(drop_image=jnp.ones(b, bool))
-        found = self._sample("interpolation", key, video.shape, cond, null, settings, report)
-        # Bit for bit: the sampler's last step leaves rounding behind.
-        return jnp.where(cond["mask"] > 0, video, found)
+        return video.shape, cond, dict(drop_image=jnp.ones(b, bool))
 
     def extrapolate(
         self,
@@ -588,8 +680,7 @@ class Cascade:
         def enlarged():
             noise = low_res = None
             for i, (video, seen) in enumerate(windows.cut(pieces, WINDOW, FADE)):
-                cond = self._low_res("sr_256", video, noise_key, settings)
-                shape = (*video.shape[:2], stage.size, stage.size, 3)
+                shape, cond, _ = self.ask_super_resolution("sr_256", video, noise_key, settings)
                 same = lambda last, new, n=seen: (
                     jnp.concatenate([last[:, -n:], new[:, n:]], axis=1) if n else new
                 )
@@ -614,20 +705,22 @@ class Cascade:
 
         frames: how many come.
         """
-        stage, chunk = self.stages["sr_768"], min(settings.chunk, frames)
+        chunk = min(settings.chunk, frames)
         number = windows.count(frames, chunk)
         noise_key, key = jax.random.split(key)
         for i, (video, seen) in enumerate(windows.cut(pieces, chunk)):
-            cond = self._low_res("sr_768", video, noise_key, settings)
-            shape = (*video.shape[:2], stage.size, stage.size, 3)
+            asked = self.ask_super_resolution("sr_768", video, noise_key, settings)
             done = functools.partial(_nested, report, i, number)
-            yield self._sample("sr_768", key, shape, cond, {}, settings, done)[:, seen:]
+            yield self._sample("sr_768", key, *asked, settings, done)[:, seen:]
 
-    def _low_res(self, name, video, key, settings):
-        """What a super-resolution is told of the video that it enlarges."""
+    def ask_super_resolution(
+        self, name: str, video: Float[Array, "b f h w 3"], key: Key[Array, ""], settings: Settings
+    ) -> Asked:
+        """What `upscale_256` and `upscale_768` ask their networks for."""
         stage = self.stages[name]
         level = jnp.full(len(video), settings.aug_level[name])
-        return _low_res_condition(stage, video, stage.size, level, key)
+        shape = (*video.shape[:2], stage.size, stage.size, 3)
+        return shape, _low_res_condition(stage, video, stage.size, level, key), {}
 
     def _sample(self, *args, **options):
         """Runs one stage's sampler in pieces of one network call, reporting after each."""
@@ -636,9 +729,6 @@ class Cascade:
 
     def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None, noise=None):
         rows = self._table(name, settings)
-        scale = float(settings.guidance_scale.get(name, 1.0))
-        low, high = settings.guidance_interval.get(name, (0, 1))
-        rescale = float(settings.guidance_rescale.get(name, 0.0))
         state = _start(self.stages[name].process, key, shape, self.mesh)
         if noise is not None:
             state = state._replace(x=jnp.copy(noise))  # `advance` takes over what it is given
@@ -646,32 +736,31 @@ class Cascade:
         report(name, 0, num_steps)
         for i in range(num_steps):
             if choose is not None and i == num_steps // 2:
-                best = int(choose(state.x0))
-                only = operator.itemgetter(slice(best, best + 1))
+                best = choose(state.x0)
+                only = lambda leaf, i=best: jax.lax.dynamic_slice_in_dim(leaf, i, 1)
                 *arrays, key = state
                 arrays, cond, null = jax.tree.map(only, (arrays, cond, null))
                 state = samplers.State(*arrays, key)
             row = {column: values[i : i + 1] for column, values in rows.items()}
-            used = name
-            if i == num_steps - 1 and f"{name}_last" in self.stages:
-                used = f"{name}_last"
-            share = row["t"][0] / (self.stages[used].process.schedule.num_timesteps - 1)
-            state = advance(
-                _bounded(self.stages[used], settings.dynamic_threshold.get(name)),
-                scale if low <= share <= high else 1.0,
-                rescale,
-                "mask" in cond,
-                state,
-                row,
-                self.params[used],
-                cond,
-                null,
-            )
+            last = i == num_steps - 1 and f"{name}_last" in self.stages
+            used = f"{name}_last" if last else name
+            state = advance(*self._call(used, row, settings, state, cond, null))
             jax.block_until_ready(state.x)
             if self.preview is not None:
                 self.preview(name, state.x0)
             report(name, i + 1, num_steps)
         return state.x
+
+    def _call(self, used, row, settings, state, cond, null):
+        """What `advance` is given for a step of a stage, or of the one that takes its last."""
+        name = used.removesuffix("_last")
+        stage = _bounded(self.stages[used], settings.dynamic_threshold.get(name))
+        low, high = settings.guidance_interval.get(name, (0, 1))
+        share = row["t"][0] / (stage.process.schedule.num_timesteps - 1)
+        scale = float(settings.guidance_scale.get(name, 1.0)) if low <= share <= high else 1.0
+        rescale = float(settings.guidance_rescale.get(name, 0.0))
+        params = self.params[used]
+        return stage, scale, rescale, "mask" in cond, state, row, params, cond, null
 
 
 def _prompts(prompt: str | Sequence[str]) -> list[str]:

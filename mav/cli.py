@@ -1,7 +1,6 @@
 """The command line: `mav <command>`; `mav --help` lists the commands."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
@@ -30,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = str(error).split("\n")
         print(f"mav {options.command}: {lines[0]}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"mav {options.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join([f"mav {options.command}: interrupted", *interrupt.args]), file=sys.stderr)
         return 130
 
 
@@ -305,6 +304,7 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
         )
         sub.add_argument("--seconds", type=float, help="instead of --frames")
     sub.add_argument("--overlap", type=int, help="frames from which a long video goes on (4)")
+    sub.add_argument("--chunk", type=int, help="frames that sr_768 takes at once: memory (4)")
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     sub.add_argument("--mesh", help="divide each video over devices, like context=8")
     _add_tables(sub)
@@ -410,7 +410,7 @@ def sample(options: argparse.Namespace) -> None:
     results.write(
         cascade,
         settings,
-        lambda seed: cascade.stream(prompts, seed, negative=negative, mix=mix, **changes),
+        lambda *run: cascade.stream(prompts, *run, negative=negative, mix=mix, **changes),
         cascade.output_fps(settings),
         told,
     )
@@ -434,7 +434,7 @@ def animate(options: argparse.Namespace) -> None:
     image = media.read_image(options.picture)
     changes = _changes(options)
     cascade, settings = _load(options, changes)
-    make = lambda seed: edits.animate(cascade, image, seed, **changes)
+    make = lambda *run: edits.animate(cascade, image, *run, **changes)
     results.write(
         cascade, settings, make, cascade.output_fps(settings), dict(picture=options.picture)
     )
@@ -449,7 +449,7 @@ def tween(options: argparse.Namespace) -> None:
     first, last = media.read_image(options.first), media.read_image(options.last)
     changes = _changes(options)
     cascade, settings = _load(options, changes)
-    make = lambda seed: edits.tween(cascade, first, last, seed, **changes)
+    make = lambda *run: edits.tween(cascade, first, last, *run, **changes)
     told = dict(first=options.first, last=options.last)
     results.write(cascade, settings, make, cascade.output_fps(settings), told)
 
@@ -462,7 +462,7 @@ def vary(options: argparse.Namespace) -> None:
     changes = _changes(options)
     cascade, settings = _load(options, changes)
     video, _ = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda seed: edits.vary(cascade, video, seed, **changes)
+    make = lambda *run: edits.vary(cascade, video, *run, **changes)
     results.write(cascade, settings, make, cascade.output_fps(settings), dict(video=options.video))
 
 
@@ -474,8 +474,8 @@ def extend(options: argparse.Namespace) -> None:
     changes = _changes(options)
     cascade, settings = _load(options, changes)
     video, fps = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda seed: edits.extend(
-        cascade, video, fps, options.seconds, options.before, seed, **changes
+    make = lambda *run: edits.extend(
+        cascade, video, fps, options.seconds, options.before, *run, **changes
     )
     told = dict(video=options.video, seconds=options.seconds, before=options.before)
     results.write(cascade, settings, make, settings.fps * settings.frame_skip, told)
@@ -489,7 +489,7 @@ def smooth(options: argparse.Namespace) -> None:
     changes = _changes(options)
     cascade, settings = _load(options, changes)
     video, fps = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda seed: edits.smooth(cascade, video, fps, seed, **changes)
+    make = lambda *run: edits.smooth(cascade, video, fps, *run, **changes)
     results.write(cascade, settings, make, fps * settings.frame_skip, dict(video=options.video))
 
 
@@ -503,7 +503,7 @@ def upscale(options: argparse.Namespace) -> None:
     # As large as the largest that a super-resolution takes; a smaller one is used as it is.
     sizes = [cascade.stages[name].low_size for name in cascade.path(settings)]
     video, fps = _read(options.video, max(size or 0 for size in sizes) or settings.size)
-    make = lambda seed: edits.upscale(cascade, video, seed, **changes)
+    make = lambda *run: edits.upscale(cascade, video, *run, **changes)
     results.write(cascade, settings, make, fps, dict(video=options.video))
 
 
@@ -520,7 +520,7 @@ def show(options: argparse.Namespace) -> None:
 
 def _changes(options: argparse.Namespace) -> dict:
     """The settings that options name."""
-    plain = ("fps", "frame_skip", "size", "frames", "overlap")
+    plain = ("fps", "frame_skip", "size", "frames", "overlap", "chunk")
     found = {name: getattr(options, name, None) for name in plain}
     found = {name: value for name, value in found.items() if value is not None}
     return found | _tables(options)
@@ -599,10 +599,9 @@ class _Results:
             media.check_writable(_preview_path(options))
 
     def write(self, cascade, settings, make, fps: float, told: dict) -> None:
-        """make: seed -> pieces of a video. told: what the command was given."""
+        """make: (seed, progress) -> pieces of a video. told: what the command was given."""
         import mav
         from mav import cascade as cascade_lib
-        from mav import media
 
         options, seed = self.options, self.options.seed or 0
         seeds = range(seed, seed + options.num)
@@ -620,45 +619,73 @@ class _Results:
                 for name, table in dataclasses.asdict(settings).items()
             },
         )
-        streams = [make(seed) for seed in seeds]  # which refuse bad input before anything is open
-        marked = media.mark if options.mark else lambda frames: frames
-        columns = math.ceil(math.sqrt(options.num))
-        if self.image:
-            images = [marked(next(pieces))[0] for pieces in streams]
-            for path, image, seed in zip(self.paths, images, seeds, strict=True):
-                media.write_image(path, image, dict(facts, seed=seed))
-                print(path)
-            if self.grid:
-                media.write_image(
-                    self.grid, media.grid(images, columns), dict(facts, seed=seeds[0])
-                )
-                print(self.grid)
-            return
-        glimpses = [media.Glimpses() for _ in seeds]
-        with contextlib.ExitStack() as stack:
-            writer = lambda path, seed: stack.enter_context(
-                media.VideoWriter(path, fps, dict(facts, seed=seed))
-            )
-            writers = [writer(path, seed) for path, seed in zip(self.paths, seeds, strict=True)]
-            grid = writer(self.grid, seed) if self.grid else None
-            for pieces in zip(*streams, strict=True):
-                pieces = [marked(piece) for piece in pieces]
-                for one, seen, piece in zip(writers, glimpses, pieces, strict=True):
-                    one.append(piece)
-                    seen.append(piece)
-                if grid:
-                    side = 2 * round(pieces[0].shape[1] / columns / 2)
-                    tiles = [media.resize(piece, side) for piece in pieces]
-                    grid.append(media.grid(tiles, columns))
-        for path in [*self.paths, *filter(None, [self.grid])]:
-            print(path)
+        try:
+            with cascade_lib.Bars() as progress:
+                # They refuse bad input before anything is open.
+                streams = [make(seed, progress) for seed in seeds]
+                if self.image:
+                    self._write_images(streams, facts, seeds)
+                else:
+                    self._write_videos(streams, facts, seeds, fps)
+        finally:
+            if options.preview:
+                _preview_path(options).unlink(missing_ok=True)
+
+    def _write_images(self, streams, facts: dict, seeds: range) -> None:
+        """Writes each image when it is done, then their grid."""
+        from mav import media
+
+        images = []
+        for path, seed, pieces in zip(self.paths, seeds, streams, strict=True):
+            images.append(self._marked(next(pieces))[0])
+            media.write_image(path, images[-1], dict(facts, seed=seed))
+            print(path, flush=True)
+        if self.grid:
+            media.write_image(self.grid, media.grid(images), dict(facts, seed=seeds[0]))
+            print(self.grid)
+
+    def _write_videos(self, streams, facts: dict, seeds: range, fps: float) -> None:
+        """Writes each video as it comes, then their grid, and a sheet."""
+        from mav import media
+
+        seen = []
+        for path, seed, pieces in zip(self.paths, seeds, streams, strict=True):
+            seen.append(media.Glimpses())
+            with media.VideoWriter(path, fps, dict(facts, seed=seed)) as writer:
+                stopped = self._append(writer, pieces, seen[-1])
+            print(path, flush=True)
+            if stopped:
+                raise KeyboardInterrupt(f"{path} has the first {writer.frames / fps:.1f} seconds")
+        if self.grid:
+            side = 2 * round(facts["settings"]["size"] / math.ceil(math.sqrt(len(seeds))) / 2)
+            tiles = media.grid([media.read(path, square=side)[0] for path in self.paths])
+            media.write(self.grid, tiles, fps, dict(facts, seed=seeds[0]))
+            print(self.grid)
         labels = [f"{facts['title']}, seed {seed}" for seed in seeds]
-        shown = [seen.frames() for seen in glimpses]
-        sheet = media.contact_sheet(shown, columns=4, frames=16, labels=labels)
+        frames = [one.frames() for one in seen]
+        sheet = media.contact_sheet(frames, columns=4, frames=16, labels=labels)
         media.write_image(self.sheet, sheet)
         print(self.sheet)
-        if options.preview:
-            _preview_path(options).unlink(missing_ok=True)
+
+    def _append(self, writer, pieces, seen) -> bool:
+        """Adds a video to a file. Returns whether Ctrl-C came when there was more than a window."""
+        from mav import cascade as cascade_lib
+
+        try:
+            for piece in pieces:
+                piece = self._marked(piece)
+                writer.append(piece)
+                seen.append(piece)
+        except KeyboardInterrupt:
+            if writer.frames <= cascade_lib.WINDOW:
+                raise
+            return True
+        return False
+
+    def _marked(self, frames):
+        from mav import media
+
+        return media.mark(frames) if self.options.mark else frames
 
 
 def slug(prompt: str) -> str:

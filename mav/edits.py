@@ -67,7 +67,7 @@ def _fill_around(
     settings: Mapping[str, Any],
 ) -> Iterator[Video]:
     """A video of which some of the decoder's frames are given, the first among them."""
-    checked, keys, report = cascade.begin(seed, progress, settings)
+    checked, keys, report = cascade.begin(seed, progress, settings, ("prior", "decoder"))
     stage = _interpolation(cascade)
     if checked.frames == 1:
         raise ValueError(f"frames=1 leaves nothing to fill in; choose {stage.frames} or more.")
@@ -94,7 +94,7 @@ def vary(
     **settings: Any,
 ) -> Iterator[Video]:
     """Another video of the same: the decoder is told the mean of the embeddings of its frames."""
-    checked, keys, report = cascade.begin(seed, progress, dict(settings, candidates=1))
+    checked, keys, report = cascade.begin(seed, progress, dict(settings, candidates=1), ("prior",))
     size = cascade.stages["decoder"].size
     if not cascade.stages["clip"].network.image_size:
         raise ValueError(f"{cascade.name} cannot look at videos, as its CLIP has no image tower.")
@@ -124,7 +124,7 @@ def extend(
 
     fps: of the video. What comes has `Cascade.output_fps` frames a second, the given ones too.
     """
-    checked, keys, report = cascade.begin(seed, progress, settings)
+    checked, keys, report = cascade.begin(seed, progress, settings, ("prior", "decoder"))
     if seconds <= 0:
         raise ValueError(f"seconds={seconds} must be above 0.")
     skip, rate = checked.frame_skip, checked.fps * checked.frame_skip
@@ -174,7 +174,9 @@ def smooth(
     stage = _interpolation(cascade)
     skip = settings.get("frame_skip", cascade.settings.frame_skip)
     told = float(np.clip(fps, 1, max(1, 30 / skip)))  # the network has seen up to 30 a second
-    checked, keys, report = cascade.begin(seed, progress, dict(settings, fps=told))
+    checked, keys, report = cascade.begin(
+        seed, progress, dict(settings, fps=told), ("prior", "decoder")
+    )
     frames = (len(video) - 1) * checked.frame_skip + 1
     given = (fit(frame[None], stage.size) for frame in video)
     pieces = cascade.interpolate(given, len(video), keys["interpolation"], checked, report)
@@ -192,7 +194,8 @@ def upscale(
 
     One that has the 256 pixels already is not made smaller first.
     """
-    checked, keys, report = cascade.begin(seed, progress, settings)
+    skipped = ("prior", "decoder", "interpolation")
+    checked, keys, report = cascade.begin(seed, progress, settings, skipped)
     sizes = [cascade.stages[name].low_size for name in cascade.path(checked) if "sr_" in name]
     if not sizes:
         raise ValueError(f"size={checked.size} needs no super-resolution; choose a larger one.")

@@ -35,6 +35,7 @@ MAX_FPS = {".mp4": 240, ".gif": 50, ".webp": 240, ".npz": math.inf, "": math.inf
 STILLS = (".png", ".jpg", ".jpeg", ".webp")
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # read through FFmpeg
 ANIMATIONS = (".gif", ".webp")  # read through Pillow
+STILL = "{:05d}.png"  # frames of a video in a folder, from 1 on
 EXIF_DESCRIPTION = 0x010E
 LABEL_SIZE = 14  # pixels
 
@@ -326,7 +327,7 @@ def _stills(path: pathlib.Path, fps: float, metadata: Metadata) -> Iterator[Call
 
     def add(frame: Picture):
         i = next(index)
-        write_image(path / f"{i:05d}.png", frame, dict(metadata, fps=fps) if i == 1 else None)
+        write_image(path / STILL.format(i), frame, dict(metadata, fps=fps) if i == 1 else None)
 
     yield add
 
@@ -363,16 +364,18 @@ def read(
 ) -> tuple[Video, float]:
     """Reads a video's frames and its frames per second.
 
-    path: mp4, m4v, mov, mkv, webm, avi, gif or webp. Phone videos come upright, without sound. A
-    gif or webp whose frames last unequally long comes at a constant rate, the long ones repeated;
-    transparency turns white. max_frames: stop after so many; None reads all. square: keeps no more
-    of a frame than the square in its middle, in so many pixels, as `fit`; None keeps all.
+    path: mp4, m4v, mov, mkv, webm, avi, gif or webp, or what `write` made as npz or as a folder.
+    Phone videos come upright, without sound. A gif or webp whose frames last unequally long comes
+    at a constant rate, the long ones repeated; transparency turns white. max_frames: stop after so
+    many; None reads all. square: keeps no more of a frame than the square in its middle, in so many
+    pixels, as `fit`; None keeps all.
     """
     path = pathlib.Path(path)
-    suffix = _check_suffix(path, CONTAINERS + ANIMATIONS, "read a video")
+    suffix = _check_suffix(path, (*CONTAINERS, *ANIMATIONS, ".npz", ""), "read a video")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames={max_frames} must be at least 1, or None for all.")
-    read_frames = _read_animation if suffix in ANIMATIONS else _read_container
+    readers = {".npz": _read_npz, "": _read_stills} | dict.fromkeys(ANIMATIONS, _read_animation)
+    read_frames = readers.get(suffix, _read_container)
     with _readable(path, "a video"):
         keep = (lambda x: x) if square is None else (lambda x: fit(x[None], square)[0])
         frames, fps = read_frames(path, max_frames, keep)
@@ -404,6 +407,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 
     Of another program's file it is {"comment": ...} if there is one, else {}."""
     path = pathlib.Path(path)
+    path = path / STILL.format(1) if path.is_dir() else path
     with _readable(path, "a video or an image"):
         if path.suffix.lower() in CONTAINERS:
             with av.open(str(path)) as container:
@@ -467,6 +471,40 @@ def _read_animation(
     return [still for still, n in zip(stills, copies, strict=True) for _ in range(n)], float(fps)
 
 
+def _read_npz(
+    path: pathlib.Path, max_frames: int | None, keep: Callable
+) -> tuple[list[Picture], float]:
+    frames = []
+    with zipfile.ZipFile(path) as archive:
+        if "video.npy" not in archive.namelist():
+            raise ValueError(f"{path} holds no array named video.")
+        with archive.open("video.npy") as file:  # frame by frame: headers may promise anything
+            np.lib.format.read_magic(file)
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+            if by_columns or dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+                raise ValueError(f"{path} holds {dtype} {list(shape)}, not uint8 frames in RGB.")
+            if math.prod(shape[1:3]) > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{path} has frames of {shape[2]} x {shape[1]} pixels.")
+            for _ in range(min(shape[0], max_frames or shape[0])):
+                pixels = np.frombuffer(file.read(math.prod(shape[1:])), np.uint8)
+                frames.append(keep(pixels.reshape(shape[1:])))
+    return frames, _told_fps(path)
+
+
+def _read_stills(
+    path: pathlib.Path, max_frames: int | None, keep: Callable
+) -> tuple[list[Picture], float]:
+    names = sorted(path.glob("*.png"))[:max_frames]
+    return [keep(read_image(name)) for name in names], _told_fps(path)
+
+
+def _told_fps(path: pathlib.Path) -> float:
+    fps = read_metadata(path).get("fps")
+    if not fps:
+        raise ValueError(f"{path} does not say how many frames per second it has.")
+    return float(fps)
+
+
 def to_rgb(image: Image.Image) -> Picture:
     """What an image shows, on white where it is transparent, 16 bits rounded to 8.
 
@@ -485,7 +523,7 @@ def to_rgb(image: Image.Image) -> Picture:
 @contextlib.contextmanager
 def _readable(path: pathlib.Path, what: str):
     """Turns what the libraries say about a bad file into one line that names it."""
-    if not path.is_file():
+    if not path.is_file() and (path.suffix or not path.is_dir()):
         raise FileNotFoundError(f"{path} does not exist or is not a file.")
     try:
         yield

@@ -62,6 +62,33 @@ def count_flops(jaxpr: Any) -> float:
     return total
 
 
+def count_bytes(jaxpr: Any) -> int:
+    """The most bytes that a program holds at once beside its arguments, on all devices.
+
+    Counted before compilation, as if every value were kept from where it is made to where it is
+    last used. Compilers fuse some of them away and pad others.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    named = lambda values: {v for v in values if not isinstance(v, core.Literal)}
+    last = {v: i for i, equation in enumerate(jaxpr.eqns) for v in named(equation.invars)}
+    last |= dict.fromkeys(named(jaxpr.outvars), len(jaxpr.eqns))
+    given = named([*jaxpr.invars, *jaxpr.constvars])
+    held = most = 0
+    for i, equation in enumerate(jaxpr.eqns):
+        inner = [v for v in jax.tree.leaves(equation.params) if isinstance(v, _JAXPRS)]
+        made = sum(map(_bytes, equation.outvars))
+        most = max(most, held + max([made, *map(count_bytes, inner)]))
+        held += made
+        done = named([*equation.invars, *equation.outvars]) - given
+        held -= sum(_bytes(v) for v in done if last.get(v, -1) <= i)
+    return most
+
+
+def _bytes(value: Any) -> int:
+    shape, dtype = getattr(value.aval, "shape", ()), getattr(value.aval, "dtype", None)
+    return math.prod(shape) * getattr(dtype, "itemsize", 0)
+
+
 def seconds(call: Callable[[], Any]) -> float:
     """Median time of a call whose result is a tree of arrays, after one that is not counted."""
     times = []

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mav
 import noise
 import tiny
 from mav import cascade as cascade_lib
-from mav import media
+from mav import media, program
 from mav import params as params_lib
 
 PROMPT = "a red ball over a green meadow"
@@ -236,6 +238,7 @@ def test_guidance_is_that_of_the_settings(cascade, monkeypatch):
         seen.append((stage.name, int(row["t"][0]), scale, rescale, threshold))
         return advance(stage, scale, rescale, keeps, state, row, *rest)
 
+    record.trace = advance.trace
     monkeypatch.setattr(cascade_lib, "advance", record)
     cascade.text_to_image(
         PROMPT,
@@ -301,6 +304,63 @@ def test_each_stage_compiles_its_network_once(cascade):
 def test_impossible_settings_are_refused_with_what_is_allowed(cascade, changes, message):
     with pytest.raises(ValueError, match=message):
         cascade.stream(PROMPT, **changes)
+
+
+@pytest.mark.parametrize("name", ["decoder", "sr_256", "sr_768"])
+def test_the_memory_that_a_stage_needs_is_about_what_xla_takes(monkeypatch, name):
+    shipped, programs = mav.load("cutout"), []
+    count = program.count_bytes
+    monkeypatch.setattr(
+        program, "count_bytes", lambda jaxpr: programs.append(jaxpr) or count(jaxpr)
+    )
+    needed = shipped.needs(name, shipped.settings)
+    arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in programs[0].jaxpr.invars]
+    run = jax.jit(jax.extend.core.jaxpr_as_fun(programs[0]))
+    memory = run.lower(*arguments).compile().memory_analysis()
+    params = sum(leaf.nbytes for leaf in jax.tree.leaves(shipped.params[name]))
+    taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes - params
+    assert 0.7 * taken < needed < 1.5 * taken
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(guidance_scale=1), "sr_256 needs .* GiB are free; choose size=8, or fewer frames"),
+        (dict(candidates=500), "decoder needs .*; lower candidates of decoder=500"),
+        (dict(guidance_scale=1, size=16, frames=16), None),
+        (dict(frames=16, chunk=4, guidance_scale=1), None),
+        (dict(frames=16, chunk=16, guidance_scale=1), "sr_768 needs .*; lower chunk=16"),
+        (dict(frames=16), "decoder needs .*; divide it over devices by a mesh such as context=8"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_it_starts(
+    cascade, monkeypatch, changes, message
+):
+    half = cascade.needs("sr_256", cascade.settings) // 2
+    monkeypatch.setattr(program, "free_memory", lambda: int(1.2 * half))
+    if message is None:
+        cascade.stream(PROMPT, **changes)
+    else:
+        with pytest.raises(ValueError, match=message):
+            cascade.stream(PROMPT, **changes)
+
+
+def test_stages_run_inside_of_jit_and_vmap(cascade):
+    settings = cascade.settings.updated(dict(candidates=3))
+    embedding = noise.normal((1, 8))
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def made(params, key):
+        here = dataclasses.replace(cascade, params=params)
+        video = here.decode(embedding, key, settings, prompt=PROMPT)
+        return video, here.fill(video, jnp.zeros((1, 16)).at[:, 0].set(1), embedding, key, settings)
+
+    plain = [made(cascade.params, key) for key in keys]
+    together = jax.jit(jax.vmap(made, in_axes=(None, 0)))(cascade.params, keys)
+    for i, expected in enumerate(plain):
+        found = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+        np.testing.assert_array_equal(found[1][:, 0], found[0][:, 0])
 
 
 def test_an_empty_prompt_is_refused(cascade):

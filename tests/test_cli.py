@@ -175,6 +175,40 @@ def test_an_interrupted_sample_leaves_nothing_behind(folder, here, monkeypatch):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "after", "kept"),
+    [
+        (["--num", "3", "--size", "8"], 3, ["x-1.mp4", "x-2.mp4"]),
+        (["--frames", "200", "--size", "8"], 7, ["x.mp4"]),
+        (["--frames", "200", "--size", "8"], 1, []),
+    ],
+)
+def test_an_interrupted_command_keeps_what_is_finished(
+    folder, here, monkeypatch, capsys, arguments, after, kept
+):
+    calls, append = [], media.VideoWriter.append
+
+    def interrupt(self, frames):
+        calls.append(self.path)
+        if "--num" in arguments:
+            if len(set(calls)) == after:
+                raise KeyboardInterrupt
+        elif len(calls) > after:
+            raise KeyboardInterrupt
+        append(self, frames)
+
+    monkeypatch.setattr(media.VideoWriter, "append", interrupt)
+    command = ["sample", PROMPT, "--cascade", str(folder), *arguments, "--out", "x.mp4"]
+    assert cli.main(command) == 130
+    assert sorted(path.name for path in here.iterdir()) == kept
+    for name in kept:
+        video, _ = media.read(here / name)
+        assert len(video) == 76 if "--num" in arguments else 76 < len(video) < 200
+    message = capsys.readouterr().err.splitlines()[-1]
+    seconds = f": x.mp4 has the first {len(video) / 15:.1f} seconds" if after == 7 else ""
+    assert message == f"mav sample: interrupted{seconds}"
+
+
 def test_a_file_tells_how_it_was_made_and_another_is_made_like_it(folder, here, capsys):
     asked = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
     asked += ["--seed", "7", "--steps", "decoder=2", "--negative", "snow", "--mix", "blue bird=0.3"]

@@ -1,4 +1,5 @@
 import itertools
+import zipfile
 
 import av
 import numpy as np
@@ -197,6 +198,31 @@ def test_an_npz_holds_exactly_the_frames(tmp_path):
         assert file["video"].dtype == np.uint8
         np.testing.assert_array_equal(file["video"], moving_hills())
     assert media.read_metadata(tmp_path / "a.npz") == {**metadata, "fps": 15.0}
+    video, fps = media.read(tmp_path / "a.npz", max_frames=5)
+    np.testing.assert_array_equal(video, moving_hills()[:5])
+    assert fps == 15
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 3), np.uint8).T])
+def test_an_npz_of_anything_but_frames_is_refused(tmp_path, array):
+    np.savez(tmp_path / "a.npz", video=array)
+    with pytest.raises(ValueError, match="not uint8 frames in RGB"):
+        media.read(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", frames=array)
+    with pytest.raises(ValueError, match="no array named video"):
+        media.read(tmp_path / "a.npz")
+
+
+def test_an_npz_that_promises_more_than_it_has_takes_no_memory_for_it(tmp_path):
+    header = dict(descr="|u1", fortran_order=False, shape=(10**9, 64, 64, 3))
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as archive,
+        archive.open("video.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64 * 64 * 3 + 5))
+    with pytest.raises(ValueError, match=r"a\.npz"):
+        media.read(tmp_path / "a.npz")
 
 
 def test_a_folder_holds_exactly_the_frames(tmp_path):
@@ -205,7 +231,13 @@ def test_a_folder_holds_exactly_the_frames(tmp_path):
     assert [path.name for path in paths] == [f"{i:05d}.png" for i in range(1, 13)]
     found = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(found, moving_hills())
-    assert media.read_metadata(paths[0]) == {"prompt": "a ball", "fps": 15.0}
+    assert media.read_metadata(tmp_path / "a") == {"prompt": "a ball", "fps": 15.0}
+    video, fps = media.read(tmp_path / "a")
+    np.testing.assert_array_equal(video, moving_hills())
+    assert fps == 15
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        media.read(tmp_path / "empty")
     with pytest.raises(OSError, match="name a new folder"):
         media.check_writable(tmp_path / "a", media.MAX_FPS)
 
