@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 import mav
-from mav import media
+from mav import cli, media
 from mav.evaluate import classifier
 from mav.evaluate import cutout as protocol
 
@@ -47,6 +47,8 @@ def main() -> None:
     )
     parser.add_argument("--sheets", help="folder for contact sheets")
     options = parser.parse_args()
+    cli.cache_compilations()
+    cli.choose_cpu_convolutions()
     cascade, judge = mav.load("cutout"), classifier.load()
     prompts = protocol.prompts(options.clips)
     clips = [protocol.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
