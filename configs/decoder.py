@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.size = 64  # pixels
     c.frames = 16 if video else 1
     if video:
-        c.init_stage = "decoder"
+        c.init_stage = "decoder"  # what it takes of a cascade that `init` names
 
     kind = "videos" if video else "images"
     if size == "cutout":
@@ -60,7 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.process = get_process(size)
     c.loss.cond_drop_prob = 0.1  # unCLIP, appendix C
     if size == "cutout":  # the outlines of things are decided in the noisier half
-        c.loss.logit_normal = (0.4, 1.0)
+        c.loss.logit_normal = (0.4, 1.0)  # location and scale of logit(t / T)
         c.loss.perceptual = 0.3  # beside the squared error, most of which the background makes
 
     if size == "cutout":
@@ -69,7 +69,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.save_every = 500
         c.eval.every = 500 if video else 1000
     else:
-        c.num_steps = 100_000 if video else 800_000  # the paper leaves the first open
+        c.num_steps = 100_000 if video else 800_000  # the paper leaves that of clips open
     return c
 
 

@@ -15,7 +15,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(decoder.NETWORKS), phases=("video",))
     c = common.get_base(size)
     c.stage = "interpolation"
-    c.init_stage = "decoder"
+    c.init_stage = "decoder"  # what it takes of a cascade that `init` names
     c.size = 64  # pixels
     c.frames = 16
 
@@ -29,8 +29,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.network = decoder.get_network(size, temporal=True)
     c.network.keyframes = True
     c.process = decoder.get_process(size)
-    c.loss.cond_drop_prob = 0.1
-    c.loss.frame_skips = (3, 5)
+    c.loss.cond_drop_prob = 0.1  # as the decoder
+    c.loss.frame_skips = (3, 5)  # k, where every k-th frame is known
+    # How often which frames are known, `stages.MASKS`.
     c.loss.masks = dict(every=0.6, first=0.15, last=0.05, ends=0.1, one=0.05, none=0.05)
 
     if size == "cutout":

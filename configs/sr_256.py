@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.size = 256  # pixels
     c.low_size = 64
     if video:
-        c.init_stage = "sr_256"
+        c.init_stage = "sr_256"  # what it takes of a cascade that `init` names
 
     kind = "videos" if video else "images"
     if size == "cutout":
@@ -56,7 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.eval.every = 1000
         c.eval.num_steps = 4
     else:
-        c.num_steps = 100_000 if video else 1_000_000  # the paper leaves the first open
+        c.num_steps = 100_000 if video else 1_000_000  # the paper leaves that of clips open
     return c
 
 

@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     size, _ = common.parse(arg, sizes=tuple(NETWORKS), phases=("image",))
     c = common.get_base(size)
     c.stage = "sr_768"
-    c.init_stage = "sr_768"
+    c.init_stage = "sr_768"  # what it takes of a cascade that `init` names
     c.size = 768  # pixels
     c.low_size = 256
 

@@ -114,10 +114,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("last", help="an image, the last frame")
     _add_sampling(sub)
     sub = command("vary", vary, "make another video of what a video shows", "mav vary clip.mp4")
-    sub.add_argument("video")
+    sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub, length=True)
     sub = command("extend", extend, "make a video longer", "mav extend clip.mp4 --seconds 4")
-    sub.add_argument("video")
+    sub.add_argument("video", help="a video file, or a folder of PNGs")
     sub.add_argument("--seconds", type=float, default=4.0, help="that are added (4)")
     sub.add_argument("--before", action="store_true", help="add them before its beginning")
     _add_sampling(sub)
@@ -127,10 +127,10 @@ def make_parser() -> argparse.ArgumentParser:
         "put new frames between the frames of a video",
         "mav smooth clip.mp4 --frame_skip 3 --size 256",
     )
-    sub.add_argument("video")
+    sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub)
     sub = command("upscale", upscale, "enlarge a video", "mav upscale clip.mp4 --size 768")
-    sub.add_argument("video")
+    sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub)
     sub = command("show", show, "print how a file of mav was made", "mav show ball.mp4")
     sub.add_argument("file", help="video or image")
@@ -158,7 +158,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("workdir", nargs="+", help="folders of training runs, one per stage")
     sub.add_argument("cascade", help="cascade folder; made or added to")
-    sub.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    kinds = ("float32", "float16")
+    sub.add_argument("--dtype", choices=kinds, default="float32", help="of the files (float32)")
     sub.add_argument("--settings", help="JSON file of sampling settings for a new cascade")
 
     sub = command(
@@ -167,13 +168,13 @@ def make_parser() -> argparse.ArgumentParser:
         "measure a cascade by a protocol",
         "mav evaluate --protocol cutout --out runs/evaluation",
     )
-    sub.add_argument("--protocol", choices=("cutout",), required=True)
+    sub.add_argument("--protocol", choices=("cutout",), required=True, help="what is measured")
     sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
     sub.add_argument("--out", required=True, help="folder of the report")
-    sub.add_argument("--num_prompts", type=int, default=96)
+    sub.add_argument("--num_prompts", type=int, default=96, help="96 cover all evenly (96)")
     sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
     sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of the first prompt (0)")
     _add_tables(sub)
 
     sub = command(
@@ -204,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
     sub = kinds.add_parser(
         "unclip",
-        help="an unCLIP pipeline of diffusers, such as Karlo",
+        help="turn an unCLIP pipeline of diffusers, such as Karlo, into a cascade folder",
         epilog="example:\n  mav convert unclip karlo-v1-alpha cascades/karlo \\\n"
         "      --image_encoder karlo-v1-alpha-image-variations",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -221,16 +222,16 @@ def make_parser() -> argparse.ArgumentParser:
         dest="name", required=True, metavar="name"
     )
     for name in ("cutout_images", "cutout_videos"):
-        build = builds.add_parser(name, help="of the cutout world")
-        build.add_argument("directory")
+        build = builds.add_parser(name, help="write a data set of the cutout world")
+        build.add_argument("directory", help="folder, in which one of the set's name is made")
         build.add_argument("--size", type=int, default=64, help="pixels (64)")
         build.add_argument("--num_train", type=int, help="examples; a small number if left out")
-        build.add_argument("--num_test", type=int)
+        build.add_argument("--num_test", type=int, help="likewise, of the split test")
         build.set_defaults(run=build_cutout)
-    for name, what in (("videos", "of your videos"), ("images", "of your captioned images")):
+    for name, what in (("videos", "videos"), ("images", "captioned images")):
         build = builds.add_parser(
             name,
-            help=what,
+            help=f"write a data set of your {what}",
             epilog=f"example:\n  mav data build {name} SRC data/mine --size 256\n  docs/data.md",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

@@ -17,8 +17,8 @@ class PriorTransformer(nn.Module):
 
     embedding_features: int  # of CLIP's text and image embeddings
     width: int
-    depth: int
-    head_dim: int
+    depth: int  # blocks
+    head_dim: int  # features of each head of attention
     max_tokens: int  # length of the text states
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32

@@ -71,10 +71,10 @@ class SpaceTimeUNet(nn.Module):
     multipliers: tuple[int, ...]  # one per level, finest first
     depth: int  # residual blocks per level on the way down, one more on the way up
     attention_levels: tuple[int, ...] = ()  # levels with attention; if any, the middle has it too
-    head_dim: int = 64
-    groups: int = 32
-    scale_shift: bool = True
-    dropout: float = 0.0
+    head_dim: int = 64  # features of each head of attention
+    groups: int = 32  # of the normalisations
+    scale_shift: bool = True  # how residual blocks take the embedding, see there
+    dropout: float = 0.0  # in residual blocks
     patch: int = 1  # space-to-depth stem: pixels of a patch x patch block enter as channels
     learns_variance: bool = False
     image_tokens: int = 0  # context tokens made from the image embedding; 0 takes no embedding
@@ -82,7 +82,7 @@ class SpaceTimeUNet(nn.Module):
     text: bool = False  # takes text embedding and states as well
     low_res: bool = False  # takes a low-resolution input, already upsampled
     aug_level: bool = False  # is told how much noise was put on the low-resolution input
-    temporal: bool = False
+    temporal: bool = False  # has layers over time
     fps: bool = False  # is told the frames per second
     self_condition: bool = False  # takes the clean video that the sampler's last step predicted
     keyframes: bool = False  # takes 4 more channels, masked frames and mask, and the frame skip

@@ -1,8 +1,9 @@
-"""The README and the pages of docs: their links lead somewhere, their Python runs."""
+"""The README and the pages of docs: links lead somewhere, Python runs, what they name is there."""
 
 import ast
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -11,6 +12,25 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "mav/cascades/README.md"]
 name = lambda page: str(page.relative_to(ROOT))
+
+
+def defined(file):
+    """Names in a Python file: `f`, `Class`, `Class.method`, `Class.field`, `TABLE`."""
+    found = set()
+
+    def collect(body, prefix):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                collect(node.body, f"{prefix}{node.name}.")
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    found.add(prefix + target.id)
+
+    collect(ast.parse(file.read_text("utf-8")).body, "")
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -25,6 +45,29 @@ def test_links_lead_to_files_that_are_there(page):
 def test_blocks_of_python_are_python(page):
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
         ast.parse(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_that_link_to_code_are_defined_there(page):
+    """[`stages.embed_first_frame`](../mav/stages.py): the file, then what is in it."""
+    for text, link in re.findall(r"\[`([^`]+)`\]\(([^)]+\.py)\)", page.read_text("utf-8")):
+        module, _, inside = text.partition(".")
+        if "/" not in text:
+            file = page.parent / link
+            assert file.stem == module, text
+            assert inside in defined(file), text
+
+
+def test_the_pages_of_commands_and_configs_are_what_these_say_now():
+    made = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+    for page, write in (("cli", made["cli_page"]), ("configs", made["configs_page"])):
+        text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+        assert text == write(), "run python docs/reference.py"
+
+
+def test_the_figure_of_the_architecture_is_what_its_script_draws():
+    made = runpy.run_path(str(ROOT / "docs" / "figure.py"))
+    assert made["PATH"].read_text("utf-8") == made["draw"](), "run python docs/figure.py"
 
 
 @pytest.mark.slow
