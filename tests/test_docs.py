@@ -51,11 +51,32 @@ def test_blocks_of_python_are_python(page):
 def test_names_that_link_to_code_are_defined_there(page):
     """[`stages.embed_first_frame`](../mav/stages.py): the file, then what is in it."""
     for text, link in re.findall(r"\[`([^`]+)`\]\(([^)]+\.py)\)", page.read_text("utf-8")):
-        module, _, inside = text.partition(".")
-        if "/" not in text:
+        if "/" not in text:  # which is the file alone
             file = page.parent / link
-            assert file.stem == module, text
-            assert inside in defined(file), text
+            assert text.removeprefix(f"{file.stem}.") in defined(file), text
+
+
+def said():
+    """What the code can say: its texts, with a star for what is filled in, and launch's lines."""
+    for file in [*ROOT.glob("mav/**/*.py"), *ROOT.glob("configs/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = node.values
+                yield "".join(p.value if isinstance(p, ast.Constant) else "*" for p in parts)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    for file in ROOT.glob("launch/*.sh"):
+        yield from file.read_text("utf-8").splitlines()
+
+
+def test_every_message_of_the_page_on_trouble_is_one_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^\| `(.+?)` \|", page, re.M)
+    assert len(messages) > 50
+    texts = "\n".join(said())
+    for message in messages:
+        pattern = ".*".join(re.escape(part.strip(" ")) for part in message.split("..."))
+        assert re.search(pattern, texts), message
 
 
 def test_the_pages_of_commands_and_configs_are_what_these_say_now():
