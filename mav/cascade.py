@@ -67,7 +67,7 @@ class Settings:
 
         Raises ValueError for an unknown name, stage or impossible value.
         """
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in changes.items():
             if name not in {field.name for field in dataclasses.fields(self)}:
                 known = ", ".join(field.name for field in dataclasses.fields(self))
@@ -156,7 +156,7 @@ class Cascade:
 
     name: str
     stages: Mapping[str, stages.Stage]
-    params: Mapping[str, stages.Params]
+    params: Mapping[str, stages.Params]  # type: ignore[name-defined]  # the module, not the field
     tokenizer: tokenizer.Tokenizer
     settings: Settings
     provenance: Mapping[str, Any]
@@ -468,7 +468,7 @@ class Cascade:
                 pieces = upscale(pieces, frames, keys[name], settings, report)
         for piece in pieces:
             if piece.shape[1]:
-                yield media.to_uint8(piece[0])
+                yield media.to_uint8(np.asarray(piece[0]))
 
     def embed_prompt(
         self,

@@ -180,7 +180,7 @@ class Process:
             return jnp.ones(t.shape, jnp.float32)
         snr = self.schedule.snr(t)
         weight = jnp.minimum(snr + 1, self.weight_cap)  # of the x0 error
-        return weight / {"x0": 1.0, "eps": snr, "v": snr + 1}[self.prediction]
+        return weight / {"x0": jnp.ones_like(snr), "eps": snr, "v": snr + 1}[self.prediction]
 
     def variational_bound(
         self, prediction: Array, variance: Array, x0: Array, x_t: Array, t: Int[Array, "b"]

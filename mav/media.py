@@ -78,7 +78,7 @@ def resize(
     methods = ("nearest", "box", "bilinear", "bicubic", "lanczos")
     if method not in methods:
         raise ValueError(f"method={method!r} is not one of {', '.join(methods)}.")
-    height, width = (size, size) if np.ndim(size) == 0 else size
+    height, width = size if isinstance(size, Sequence) else (size, size)
     if height < 1 or width < 1:
         raise ValueError(f"size={size} must be positive: (height, width) or one number.")
     if x.shape[-3:-1] == (height, width):
@@ -216,7 +216,7 @@ def write_image(path: PathLike, image: Picture, metadata: Metadata | None = None
     suffix = _check_suffix(path, STILLS, "write an image")
     image = _check_frames(str(path), image, ndims=(3,))
     if suffix == ".png":
-        options = dict(pnginfo=PngImagePlugin.PngInfo())
+        options: dict[str, Any] = dict(pnginfo=PngImagePlugin.PngInfo())
         if metadata:
             options["pnginfo"].add_text("Comment", json.dumps(metadata))
     elif suffix == ".webp":
@@ -238,7 +238,7 @@ def _mp4(path: pathlib.Path, fps: float, metadata: dict) -> Iterator[Callable]:
             container.metadata["comment"] = json.dumps(metadata)
         if "title" in metadata:
             container.metadata["title"] = str(metadata["title"])
-        stream = None
+        stream: Any = None
         index = itertools.count()
 
         def add(frame: Picture):
@@ -306,7 +306,7 @@ def _npz(path: pathlib.Path, fps: float, metadata: Metadata) -> Iterator[Callabl
     with tempfile.TemporaryFile(dir=path.parent) as raw:
 
         def add(frame: Picture):
-            raw.write(np.ascontiguousarray(frame))
+            raw.write(np.ascontiguousarray(frame).data)
             shapes.append(frame.shape)
 
         yield add
@@ -348,7 +348,7 @@ def mark(frames: Video, text: str = "AI-generated") -> Video:
     return marked
 
 
-def _exif(metadata: dict | None) -> bytes:
+def _exif(metadata: Metadata | None) -> bytes:
     if not metadata:
         return b""
     exif = Image.Exif()
@@ -457,7 +457,8 @@ def _read_animation(
 ) -> tuple[list[Picture], float]:
     stills, delays = [], []  # delays in ms
     with Image.open(path) as image:
-        for index in range(min(getattr(image, "n_frames", 1), max_frames or math.inf)):
+        held = getattr(image, "n_frames", 1)
+        for index in range(min(held, max_frames or held)):
             image.seek(index)
             stills.append(keep(to_rgb(image)))
             delays.append(image.info.get("duration") or 100)  # browsers show 0 as 100
@@ -568,7 +569,8 @@ class Glimpses:
 
     def __init__(self, most: int = 64, tile: int = 192):
         self.most, self.tile = most, tile
-        self.kept, self.last = [], None
+        self.kept: list[Picture] = []
+        self.last: Picture | None = None
         self.stride, self.count = 1, 0
 
     def append(self, frames: Video):

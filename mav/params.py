@@ -34,7 +34,7 @@ def count(params: Params) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
-def save(path: str | os.PathLike, params: Params, dtype: np.dtype = np.float32) -> None:
+def save(path: str | os.PathLike, params: Params, dtype: np.typing.DTypeLike = np.float32) -> None:
     """Writes a safetensors file, whole or not at all."""
     flat = flatten(params)
     header = {name: (np.dtype(dtype), leaf.shape) for name, leaf in flat.items()}
@@ -69,7 +69,7 @@ def write(
                 values = np.asarray(tensor(name), header[name][0], order="C")
                 if values.shape != tuple(header[name][1]):
                     raise ValueError(f"{name} is {values.shape}, announced as {header[name][1]}.")
-                file.write(values.reshape(-1).view(np.uint8))
+                file.write(values.reshape(-1).view(np.uint8).data)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -151,7 +151,7 @@ def inflate(image: Params, video: Params) -> Params:
     its image version has not, which come last.
     Raises ValueError where the networks differ in anything else.
     """
-    old, new = flatten(image), dict(flatten(video))
+    old, new = flatten(image), dict[str, Any](flatten(video))
     silent = lambda name: is_temporal(name) or name.startswith("aug_level/")
     surplus = sorted(set(old) - set(new))
     added = sorted(name for name in set(new) - set(old) if not silent(name))

@@ -4,8 +4,8 @@ Every step of all of them is linear in the current sample, the predicted clean s
 predicted before, and fresh noise; the table holds the five coefficients, computed in float64.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,7 @@ def advance(
     predict: Callable[[Array, Int[Array, "b"], Array], Array],
     process: diffusion.Process,
     state: State,
-    rows: dict[str, Array],
+    rows: Mapping[str, Any],
     project: Callable[[Array], Array] = lambda x0: x0,
 ) -> State:
     """Runs the sampler over the given rows of a table, as one scan.
@@ -175,7 +175,7 @@ def advance(
     project: applied to each predicted clean sample, to hold known frames in place.
     """
 
-    def step(state: State, row: dict[str, Array]) -> tuple[State, None]:
+    def step(state: State, row: Mapping[str, Any]) -> tuple[State, None]:
         t = jnp.full(state.x.shape[0], row["t"])
         prediction, variance = process.split(predict(state.x, t, state.x0))
         x0 = project(process.bound(process.to_x0(prediction, state.x, t)))

@@ -18,7 +18,7 @@ from mav import clip, diffusion, layers, prior, unet
 
 # sr_256_last, where there is one, takes the last step of sr_256 (Karlo).
 STAGES = ("clip", "prior", "decoder", "interpolation", "sr_256", "sr_256_last", "sr_768")
-NETWORKS = dict(clip=clip.CLIP, prior=prior.PriorTransformer)  # all others are U-Nets
+NETWORKS: dict[str, Any] = dict(clip=clip.CLIP, prior=prior.PriorTransformer)  # or U-Nets
 DTYPES = ("float32", "bfloat16")  # in which networks compute
 Params = Mapping[str, Any]
 
@@ -317,7 +317,9 @@ def perceptual_distance(
 
     pairs = zip(seen(found), seen(wanted), strict=True)
     distances = [jnp.mean(jnp.sum((a - b) ** 2, axis=-1), axis=1) for a, b in pairs]
-    return jnp.mean(sum(distances).reshape(len(found), -1), axis=1) / len(distances)
+    return jnp.mean(sum(distances[1:], distances[0]).reshape(len(found), -1), axis=1) / len(
+        distances
+    )
 
 
 def clip_loss(stage, options, params, batch, key, frozen):
