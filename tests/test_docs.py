@@ -1,19 +1,24 @@
 """The README and the pages of docs: links lead somewhere, Python runs, what they name is there."""
 
 import ast
+import functools
 import pathlib
 import re
 import runpy
 import subprocess
 import sys
+import tomllib
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "mav/cascades/README.md"]
+FOLDERS = (ROOT, ROOT / "docs", ROOT / "mav/cascades")
+PAGES = [page for folder in FOLDERS for page in sorted(folder.glob("*.md"))]
 name = lambda page: str(page.relative_to(ROOT))
 
 
+@functools.cache
 def defined(file):
     """Names in a Python file: `f`, `Class`, `Class.method`, `Class.field`, `TABLE`."""
     found = set()
@@ -54,6 +59,12 @@ def test_names_that_link_to_code_are_defined_there(page):
         if "/" not in text:  # which is the file alone
             file = page.parent / link
             assert text.removeprefix(f"{file.stem}.") in defined(file), text
+
+
+def test_every_page_is_on_the_site():
+    site = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
+    named = {page for entry in site["nav"] for pages in entry.values() for page in np.ravel(pages)}
+    assert named == {page.name for page in ROOT.glob("docs/*.md")}
 
 
 def said():
