@@ -5,8 +5,10 @@ Of Inception there is a package, torch-fidelity.
 
 import importlib
 import importlib.util
+import pathlib
 import sys
 import types
+from unittest import mock
 
 import torch
 from torch.nn import functional
@@ -126,6 +128,17 @@ def fidelity(name: str) -> types.ModuleType:
         package.__path__ = importlib.util.find_spec("torch_fidelity").submodule_search_locations
         sys.modules["torch_fidelity"] = package
     return importlib.import_module(f"torch_fidelity.{name}")
+
+
+def inception_network(empty: pathlib.Path) -> torch.nn.Module:
+    """torch-fidelity's, with weights yet to come; it wants to read some when it is made."""
+    module = fidelity("feature_extractor_inceptionv3")
+    network = module.FeatureExtractorInceptionV3
+    torch.save({}, empty)
+    with mock.patch.object(network, "load_state_dict"):
+        made = network("inception", ["2048", "logits"], feature_extractor_weights_path=empty)
+    empty.unlink()
+    return made
 
 
 def tf1_resize(frames, size):

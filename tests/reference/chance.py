@@ -3,12 +3,12 @@
 import numpy as np
 
 
-def state_dict(shapes: dict, gains: bool, seed: int = 0) -> dict[str, np.ndarray]:
+def state_dict(shapes: dict, network: str) -> dict[str, np.ndarray]:
     """Random tensors under which every part of a network matters and nothing grows.
 
-    shapes: by names as PyTorch has them. gains: whether those of normalisations are other than 1.
+    shapes: by names as PyTorch has them.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def draw(name, shape):
         x = rng.standard_normal(shape, np.float32)
@@ -20,7 +20,7 @@ def state_dict(shapes: dict, gains: bool, seed: int = 0) -> dict[str, np.ndarray
             )  # of the inputs, which C3D takes as colours
             return x * np.float32(np.sqrt(2 / np.prod(shape[1:])) / size)
         if name.endswith("bn.weight"):
-            return 1 + 0.2 * x if gains else np.ones_like(x)
+            return np.ones_like(x) if network == "i3d" else 1 + 0.2 * x
         return np.float32(0.1) * x
 
     return {name: draw(name, tuple(shape)) for name, shape in sorted(shapes.items())}
