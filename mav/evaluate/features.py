@@ -157,7 +157,7 @@ class Extractor:
 
     def _batch_size(self) -> int:
         devices = 1 if self.mesh is None else self.mesh.size
-        if jax.default_backend() == "cpu":  # which gains nothing by more
+        if jax.default_backend() == "cpu":  # one keeps it busy, and none is computed in vain
             return devices
         return devices * (KINDS[self.name].batch if self.name in KINDS else CLIP_BATCH)
 
@@ -256,7 +256,7 @@ def _read_clip(path: pathlib.Path):
     read = {name: leaf.shape for name, leaf in shapes.items() if name not in source.constants}
     torch_layout.check(source.sources, read)
     flat = {name: torch_layout.read(source.sources, name).astype(np.float32) for name in read}
-    words = tokenizer.Tokenizer(bpe, stage.network.max_tokens)
+    words = tokenizer.Tokenizer(bpe, stage.network.max_tokens, padding=0)
     return stage, params_lib.unflatten(flat | source.constants), text.files[0], words
 
 

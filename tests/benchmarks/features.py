@@ -1,7 +1,7 @@
 """Times the networks that judge videos beside PyTorch, on the same work in one run.
 
     .venv/bin/python -m pip install -r requirements/parity.txt
-    .venv/bin/python -m pip install --no-deps torch-fidelity==0.4.0
+    .venv/bin/python -m pip install --no-deps -r requirements/parity_alone.txt
     .venv/bin/python tests/benchmarks/features.py [i3d c3d inception]
 
 One clip of 16 frames of 128 pixels, resized as each network has it; 4 frames for Inception. Prints
@@ -23,10 +23,11 @@ import torch
 import chance
 import judges
 from mav import cli
+from mav import params as params_lib
 from mav.convert import features as convert
 from mav.evaluate import features
 
-ROUNDS = 15
+ROUNDS = 9
 
 
 def main(names: list[str]) -> None:
@@ -37,7 +38,7 @@ def main(names: list[str]) -> None:
 
 
 def compare(name: str) -> None:
-    """Times both in turn and prints a line."""
+    """Times both in turn and prints a line; the ratio is the median of the turns' own."""
     frames = chance.video(1, 4 if name == "inception" else 16, 128, 128)
     network, look = reference(name)
     shapes = {k: v.shape for k, v in network.state_dict().items() if v.is_floating_point()}
@@ -83,12 +84,13 @@ def extractor(name: str, weights: dict[str, np.ndarray]) -> features.Extractor:
     kind = features.KINDS[name]
     if name == "c3d":
         flat["mean"] = chance.mean()[:, :, 8:120, 8:120].transpose(1, 2, 3, 0)
-    params = jax.device_put(features.params_lib.unflatten(flat))
+    params = jax.device_put(params_lib.unflatten(flat))
     return features.Extractor(name, kind.network, params, kind.preprocessing, "", False)
 
 
 def layout(name: str, weights: dict[str, np.ndarray]):
-    shapes = features.params_lib.flatten(features.param_shapes(name))
+    """How the tensors are named, and shapes of the parameters that they become."""
+    shapes = params_lib.flatten(features.param_shapes(name))
     shapes = {k: v.shape for k, v in shapes.items() if k != "mean"}
     return convert.choose(name, weights, shapes), shapes
 
