@@ -26,7 +26,7 @@ from mav.evaluate import blocks, c3d, features, preprocess
 from noise import normal
 
 VIDEOS = dict(  # of tests/reference/make.py
-    inception=(1, 2, 50, 40), i3d=(2, 9, 48, 40), c3d=(1, 16, 40, 48), clip=(1, 2, 40, 57)
+    inception=(1, 2, 50, 40), i3d=(1, 9, 48, 40), c3d=(1, 16, 40, 48), clip=(1, 2, 40, 57)
 )
 NARROW = mock.patch.object(c3d, "HIDDEN", 64)  # C3D's linear layers, 98 of 108 M numbers
 CUTOUT = mav.cascade.BUILT_IN / "cutout" / "clip"

@@ -6,6 +6,7 @@ recognised by the names of its tensors, in one of the layouts that it was releas
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -113,7 +114,9 @@ def read_torch(source: pathlib.Path, torch_python: str) -> dict[str, np.ndarray]
         command = [torch_python, "-I", str(script), str(source.resolve()), str(passing)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            # PyTorch's errors go on for many lines after the one that says what is wrong.
+            reason = next((line for line in lines if re.match(r"[\w.]+Error: ", line)), lines[-1])
             if "No module named 'torch'" in reason:
                 reason = f"{torch_python} has no torch; name a Python that has by --torch_python"
             raise ValueError(f"{source} cannot be read: {reason}.")

@@ -527,7 +527,7 @@ def mav_noise(seed: int, stage: str, shape: tuple[int, ...], num_steps: int):
 # shapes that are kept; C3D's linear layers are narrower. Inputs are videos as they lie in files.
 JUDGES = dict(
     inception=dict(video=(1, 2, 50, 40)),
-    i3d=dict(video=(2, 9, 48, 40)),
+    i3d=dict(video=(1, 9, 48, 40)),
     c3d=dict(video=(1, 16, 40, 48)),
     clip=dict(video=(1, 2, 40, 57)),
 )
