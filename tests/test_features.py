@@ -400,12 +400,12 @@ def test_convolutions_of_videos_are_their_definition(window, strides, shape, for
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(("window", "strides", "shape"), CASES[:2] + CASES[3:4] + CASES[5:])
+@pytest.mark.parametrize(("window", "strides", "shape"), [CASES[0], CASES[3], CASES[6]])
 def test_pools_are_their_definition(window, strides, shape, padding):
     x = normal((*shape, 3))
     largest = slowly(x, window, strides, padding, lambda part: np.nanmax(part, (0, 1, 2)))
-    found = blocks.max_pool(x[None], window, strides, padding)[0]
+    found = jax.jit(blocks.max_pool, static_argnums=(1, 2, 3))(x[None], window, strides, padding)[0]
     np.testing.assert_array_equal(found, largest.astype(np.float32))
     mean = slowly(x, window, (1, 1, 1), padding, lambda part: np.nanmean(part, (0, 1, 2)))
-    found = blocks.mean_pool(x[None], window, padding)[0]
+    found = jax.jit(blocks.mean_pool, static_argnums=(1, 2))(x[None], window, padding)[0]
     np.testing.assert_allclose(found, mean, atol=1e-6)
