@@ -200,7 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.set_defaults(takes_rest=True)
 
-    convert = commands.add_parser("convert", help="turn released weights into a cascade folder")
+    convert = commands.add_parser("convert", help="turn released weights into files of mav")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
     sub = kinds.add_parser(
         "unclip",
@@ -213,6 +213,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("cascade", help="cascade folder to be made")
     sub.add_argument("--image_encoder", help="folder of CLIP's image tower, to train on videos")
     sub.set_defaults(run=convert_unclip)
+    for name, (what, released) in JUDGES.items():
+        sub = kinds.add_parser(
+            name,
+            help=what,
+            epilog=f"example:\n  mav convert {name} {released} {name}.safetensors",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("source", help="released file: .pth, .pt, .npz, .flax or .safetensors")
+        sub.add_argument("weights", help=".safetensors file to be made")
+        if name == "c3d":
+            sub.add_argument("--mean", help="TGANv2's mean2.npz (the one beside the source)")
+        sub.add_argument(
+            "--torch_python",
+            default=sys.executable,
+            help="Python that has torch, which alone opens .pth and .pt (this one)",
+        )
+        sub.set_defaults(run=convert_judge)
 
     data = commands.add_parser("data", help="build data sets, and look at them").add_subparsers(
         dest="action", required=True, metavar="action"
@@ -272,6 +290,13 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--split", default="train", help="train or test (train)")
     inspect.set_defaults(run=inspect_data)
     return parser
+
+
+JUDGES = dict(  # networks that metrics are measured with, and a file they were released in
+    inception=("the network of FID", "pt_inception-2015-12-05-6726825d.pth"),
+    i3d=("the network of FVD", "i3d_pretrained_400.pt"),
+    c3d=("the network of videos' Inception Score", "conv3d_deepnetA_ucf.npz"),
+)
 
 
 def _interval(text: str) -> tuple[float, float]:
@@ -818,6 +843,14 @@ def convert_unclip(options: argparse.Namespace) -> None:
     from mav.convert import unclip
 
     unclip.run(options.source, options.cascade, options.image_encoder)
+
+
+def convert_judge(options: argparse.Namespace) -> None:
+    """`mav convert inception | i3d | c3d`."""
+    from mav.convert import features
+
+    mean = getattr(options, "mean", None)
+    features.run(options.kind, options.source, options.weights, mean, options.torch_python)
 
 
 def build_cutout(options: argparse.Namespace) -> None:
