@@ -324,9 +324,7 @@ def _add_papers(group) -> None:
     group.add_argument("--statistics", help="folder to keep features of real clips in (a cache)")
     for network in ("i3d", "c3d", "inception"):
         group.add_argument(f"--{network}", metavar="FILE", help="its weights")
-    group.add_argument(
-        "--clip", metavar="FOLDER", help="of transformers, or CASCADE/clip"
-    )
+    group.add_argument("--clip", metavar="FOLDER", help="of transformers, or CASCADE/clip")
     group.add_argument("--rehearsal", action="store_true", help="ten videos, end to end")
     group.add_argument("--dtype", help="in which the cascade computes (float32)")
     group.add_argument("--mesh", help="devices of networks and cascade, like data=8")

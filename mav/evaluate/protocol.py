@@ -378,11 +378,12 @@ def _report(protocol, extractors, generated, ours, theirs, view, options) -> dic
         },
         view=dataclasses.asdict(view),
         choices=dict(
-            fid_frames=options.fid_frames,
-            ddof="1; the variants by n say so",
+            frames_of_longer_videos=view.which,
+            frames_in_fid=options.fid_frames,
+            covariances="by n - 1 (ddof 1), as tfgan; the variants by n (ddof 0) say so",
             real_frames_per_second="of the file" if view.fps is None else view.fps,
             square="the square in the middle, resized by Lanczos' method",
-            cmmd_frames="the middle one of each clip",
+            kernel_distances=f"at most {MOST:,} clips, evenly spaced; of frames the middle one",
             bootstrap=f"{REHEARSAL_REPEATS if options.rehearsal else REPEATS} repeats, seed 0",
         ),
         generated=dict(
