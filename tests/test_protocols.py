@@ -293,6 +293,22 @@ def test_a_folder_of_anyones_videos_is_read(tmp_path):
     assert found.facts != clips.of_folder(tmp_path, VIEW).chosen(1).facts
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 and no more", "holds no array 'video' that can be read"),
+        (dict(video=np.zeros((16, 8, 8))), r"video is float64 \[16, 8, 8\]; wanted uint8"),
+        (dict(frames=FAKE[0]), "holds no array 'video'"),
+        (dict(video=np.array([{}])), "holds no array 'video' that can be read"),
+    ],
+)
+def test_damaged_arrays_get_a_clear_line(tmp_path, content, message):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
+    with pytest.raises(ValueError, match=message):
+        clips.read_video(path)
+
+
 def test_a_fingerprint_sees_names_sizes_and_both_ends(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(bytes(300_000))
@@ -424,7 +440,7 @@ def test_a_cascade_is_rehearsed(folder, here, ucf101_folder, capsys):
     assert report["real"]["count"] == 2
     assert not (here / "cache" / "mav" / "evaluation").exists()
     # A sample is what `mav sample` makes with its seed.
-    settings = dict(size=8, frames=16, steps=dict(decoder=1))
+    settings = dict(size=8, frames=16, steps=dict(prior=2, decoder=1))
     pieces = mav.load(folder).stream(ucf101.prompts(10)[2], 300_002, SILENT, **settings)
     wanted = features("c3d", np.concatenate(list(pieces))[None])["logits"][0]
     kept = store.Store(here / "out" / "features" / "c3d", {}, 10).all()[1]

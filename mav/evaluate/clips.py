@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -78,29 +79,31 @@ class Clips:
         return Clips(facts, [self.labels[n] for n in rows], lambda n: self.read(int(rows[n])))
 
 
-def read_video(path: pathlib.Path, square: int) -> tuple[Video, float | None]:
+def read_video(path: pathlib.Path) -> tuple[Video, float | None]:
     """A video and its frames per second, where they are known.
 
     path: what `media.read` reads, an .npz with the array "video", or a folder of pictures in the
-    order of their names. square: see `media.read`.
+    order of their names.
     """
     if path.is_dir():
-        pictures = [file for file in sorted(path.iterdir()) if _is_picture(file)]
-        frames = [media.fit(media.read_image(file)[None], square)[0] for file in pictures]
+        frames = [media.read_image(file) for file in sorted(path.iterdir()) if _is_picture(file)]
+        sizes = {frame.shape[:2] for frame in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"{path} has frames of several sizes: {sorted(sizes)}.")
         return np.stack(frames), None
     if path.suffix.lower() != ".npz":
-        return media.read(path, square=square)
+        return media.read(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             video = arrays["video"]
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no array 'video' that can be read ({error}).") from error
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
         raise ValueError(
             f"{path}: video is {video.dtype} {list(video.shape)}; wanted uint8 [frames, height, "
             "width, 3]."
         )
-    return media.fit(video, square), None
+    return video, None
 
 
 def of_files(
@@ -114,7 +117,7 @@ def of_files(
 
     def read(n: int) -> Video | None:
         try:
-            clip = view.cut(*read_video(paths[n], view.size))
+            clip = view.cut(*read_video(paths[n]))
         except ValueError:
             if strict:
                 raise
