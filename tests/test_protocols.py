@@ -30,7 +30,7 @@ class StandIn:
 
     def __call__(self, videos):
         assert videos.dtype == np.uint8
-        assert videos.shape[0] == store.PART
+        assert 1 <= len(videos) <= store.PART
         if self.stop is not None and len(self.calls) >= self.stop:
             raise KeyboardInterrupt
         self.calls.append(len(videos))

@@ -206,11 +206,10 @@ def _features(name, extractor, videos, options) -> Float[np.ndarray, "n ..."]:
     """What is kept of a network's answer to clips."""
     if not videos:
         return np.zeros((0, 1), np.float32)
-    # One shape for all parts, so that a network is compiled once.
-    batch = np.stack(videos + videos[-1:] * (store.PART - len(videos)))
+    batch = np.stack(videos)
     if name == "inception" and options.fid_frames == "middle":
         batch = batch[:, batch.shape[1] // 2 :][:, :1]
-    return np.asarray(extractor(batch)[OUTPUTS[name]])[: len(videos)]
+    return np.asarray(extractor(batch)[OUTPUTS[name]])
 
 
 # Measures.
