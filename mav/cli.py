@@ -802,6 +802,8 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
     if (options.cascade is None) == (options.videos is None):
         raise ValueError("name what is measured: either --cascade or --videos.")
     num = protocol.REHEARSAL if options.rehearsal else options.num_prompts
+    if num is not None and num < 2:
+        raise ValueError(f"num_prompts={num} must be at least 2.")
     mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
 
     real = None

@@ -11,7 +11,7 @@ import scipy.linalg
 import mav
 import tiny
 from mav import cli, media
-from mav.evaluate import clips, metrics, msrvtt, protocol, store, ucf101
+from mav.evaluate import clips, cutout, metrics, msrvtt, protocol, store, ucf101
 
 VIEW = clips.View(size=8)
 SILENT = lambda *of: None
@@ -481,6 +481,7 @@ FILES = ["--i3d", "i", "--c3d", "c"]
         ([*FILES, "--videos", "v", "--statistics", "s"], "v is not a folder of videos"),
         ([*FILES, "--videos", "v", "--frames", "9"], "frames=9 is impossible: c3d takes 16"),
         ([*FILES, "--videos", "v", "--which", "last"], "which='last' is unknown"),
+        ([*FILES, "--videos", "v", "--num_prompts", "1"], "num_prompts=1 must be at least 2"),
         ([*FILES, "--videos", "v", "--fid_frames", "2"], "fid_frames='2' is unknown"),
         ([*FILES, "--videos", "v", "--process_id", "1"], "process_id=1 of num_processes=1"),
     ],
@@ -488,6 +489,18 @@ FILES = ["--i3d", "i", "--c3d", "c"]
 def test_bad_input_gets_one_line_and_status_2(here, capsys, arguments, message):
     assert message in refused(capsys, "--protocol", "ucf101", *arguments)
     assert list(here.iterdir()) == []
+
+
+def test_the_cutout_protocol_is_asked_as_before(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mav.cascade, "load", lambda name: name)
+    monkeypatch.setattr(cutout, "run", lambda *given, **options: asked.append((given, options)))
+    assert evaluate("--protocol", "cutout", "--steps", "decoder=3") == 0
+    assert evaluate("--protocol", "cutout", "--cascade", "c", "--size", 256, "--frames", 16) == 0
+    assert asked == [
+        (("cutout", "out"), dict(seed=0, steps=dict(decoder=3))),
+        (("c", "out"), dict(seed=0, size=256, frames=16)),
+    ]
 
 
 def test_bad_folders_get_one_line_and_status_2(here, capsys, ucf101_folder, msrvtt_json):
