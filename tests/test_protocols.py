@@ -89,8 +89,7 @@ def run(tmp_path, names=BOTH, extractors=None, fake=FAKE, real=REAL, chosen=ucf1
         tmp_path / "out",
         tmp_path / "statistics",
         VIEW,
-        progress=SILENT,
-        **of,
+        **dict(dict(progress=SILENT), **of),
     )
 
 
@@ -165,6 +164,14 @@ def test_a_run_that_was_killed_goes_on_where_it_was_and_ends_the_same(tmp_path):
     run(tmp_path / "killed", extractors=again)
     assert {name: len(one.calls) for name, one in again.items()} == dict(i3d=2, c3d=2)
     assert contents(tmp_path / "killed" / "out") == contents(tmp_path / "whole" / "out")
+
+
+def test_progress_counts_what_is_left_to_do(tmp_path):
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, extractors=stand_ins(BOTH, stop=5))
+    run(tmp_path, progress=lambda *of: told.append(of))
+    assert told == [("samples", done, 13) for done in range(14)]  # 8 of 21 were there
 
 
 def test_processes_share_the_work_and_the_last_writes_the_same_report(tmp_path):

@@ -185,21 +185,21 @@ def _extract(title, clips, extractors, stores, options, progress, out=None) -> N
         return
     any_store = next(iter(stores.values()))
     total, done = sum(len(any_store.rows(part)) for part in parts), 0
-    progress(title, 0, total)
     for part in parts:
         index, videos = [], []
         for n in any_store.rows(part):
+            progress(title, done, total)
+            done += 1
             video = clips.read(n)
             if video is not None:
                 index.append(n)
                 videos.append(video)
                 if out is not None and n < SHEET:
                     _keep_strip(out, n, video)
-            done += 1
-            progress(title, done, total)
         for name, kept in stores.items():
             if part in missing[name]:
                 kept.write(part, index, _features(name, extractors[name], videos, options))
+    progress(title, total, total)
 
 
 def _features(name, extractor, videos, options) -> Float[np.ndarray, "n ..."]:
