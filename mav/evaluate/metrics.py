@@ -167,9 +167,10 @@ def bootstrap_error(
     """Standard error of a statistic of samples 0..n-1, drawn again with repetition.
 
     Repetitions raise a Frechet distance, so that percentiles of the redrawn values would not hold
-    the value itself: an interval is the value ± `Z95` errors. None of fewer than two samples.
+    the value itself: an interval is the value ± `Z95` errors. None of fewer than two samples or
+    repeats.
     """
-    if n < 2:
+    if min(n, repeats) < 2:
         return None
     rng = np.random.default_rng(seed)
     return float(np.std([statistic(rng.integers(n, size=n)) for _ in range(repeats)], ddof=1))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OUTPUTS = dict(i3d="logits", c3d="logits", inception="pool", clip="embedding")  # what is kept
 AGAINST_REAL = ("i3d", "inception", "clip")  # networks that look at real clips too
 C3D_FRAMES, I3D_FRAMES = 16, 9  # what networks take: just so many, and at least so many
-REPEATS, REHEARSAL_REPEATS = 100, 5  # of the bootstrap
+REPEATS, REHEARSAL_REPEATS = 100, 0  # of the bootstrap
 GROUPS = 32  # of clips, which the bootstrap of a Frechet distance draws: not one by one, for speed
 MOST = 10_000  # features that a kernel distance takes, evenly spaced
 SPLITS = 10  # of the other Inception Score
