@@ -175,6 +175,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
     sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
     sub.add_argument("--seed", type=int, default=0)
+    text = "real clips by which each stage is measured alone, 0: no stage is (24)"
+    sub.add_argument("--clips", type=int, default=24, help=text)
     _add_tables(sub)
 
     sub = command(
@@ -749,6 +751,7 @@ def evaluate(options: argparse.Namespace) -> None:
         size=options.size,
         frames=options.frames,
         seed=options.seed,
+        clips=options.clips,
         **_tables(options),
     )
 

@@ -33,6 +33,7 @@ def main() -> None:
                     num_prompts=options.num_prompts,
                     size=64,
                     frames=16,
+                    clips=0,
                     sampler=name,
                     steps=steps,
                 )
