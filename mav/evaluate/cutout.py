@@ -229,7 +229,7 @@ def run(
             clips=clips,
             passed=cutout_verdict.all_passed(lines),
             verdict=[dataclasses.asdict(line) for line in lines],
-            by_stage=cutout_verdict.by_stage(summary),
+            by_stage=cutout_verdict.by_stage(summary) if clips else None,
             **summary,
             **{
                 name: {key: value for key, value in card.items() if key != "classes"}

@@ -110,10 +110,11 @@ def _stages(report: dict[str, Any]) -> list[str]:
         return []
     parts = [
         "## By stage",
-        "Each is given real input. The way is how far it comes from what one has without it to the "
-        "real thing: for the prior, pictures of other prompts and pictures of the prompt among "
-        "themselves; for the decoder, chance and real videos; for the others, linear blending or "
-        "bicubic enlargement, and of the squared error the share that is taken away.",
+        "Each is given real input; prior and decoder together, the text. The way is how far it "
+        "comes from what one has without it to the real thing: for the prior, pictures of other "
+        "prompts and pictures of the prompt among themselves; for the decoder, chance and real "
+        "videos; for the others, linear blending or bicubic enlargement, and of the squared error "
+        "the share that is taken away.",
         _table(
             ("stage", "measure", "found", "without it", "real", "way"),
             *report["by_stage"],

@@ -129,63 +129,79 @@ def _text_lines(summary: dict[str, Any]) -> list[Line]:
 
 
 def _stage_lines(stages: dict[str, Any]) -> list[Line]:
-    lines = []
+    return [
+        _prior_line(stages["prior"]),
+        *_decoder_lines(stages["decoder"]),
+        _pace_line(stages["pace"]),
+        _gain_line("interpolation", stages["interpolation"], "blend", "linear blending", 2),
+        _gain_line("interpolation", stages["interpolation"], "flow", "optical flow"),
+        _gain_line("sr_256", stages["sr_256"], "bicubic", "bicubic", 3),
+        _flicker_line("sr_256", stages["sr_256"]),
+        _gain_line("sr_768", stages["sr_768"], "bicubic", "bicubic", 3),
+        _flicker_line("sr_768", stages["sr_768"]),
+    ]
 
-    found = stages["prior"]
+
+def _prior_line(found: dict | None) -> Line:
+    value = found and found["found"]["mean"]
     shown = found and (
         f"{_plus_minus(found['found'], 3)} (real pictures among themselves "
         f"{_plus_minus(found['among'], 3)}"
         + (f", of other prompts {_plus_minus(found['other'], 3)})" if found["other"] else ")")
     )
-    value = found and found["found"]["mean"]
-    lines.append(_line("prior", "cosine to real pictures of the prompt", value, shown))
+    return _line("prior", "cosine to real pictures of the prompt", value, shown)
 
-    found = stages["decoder"]
-    for name, words in (("object", "object recognised"), ("both", "object and colour recognised")):
-        words = f"{words}, told a real picture"
-        shown = found and f"{_plus_minus(found[name], 1, 100)} %"
-        lines.append(_line("decoder", words, found and found[name]["mean"], shown))
-    found = stages["pace"]
+
+def _decoder_lines(found: dict | None) -> list[Line]:
+    lines = []
+    for name, words in (("object", "object"), ("both", "object and colour")):
+        value, shown = (
+            found and found[name]["mean"],
+            found and f"{_plus_minus(found[name], 1, 100)} %",
+        )
+        lines.append(_line("decoder", f"{words} recognised, told a real picture", value, shown))
+    return lines
+
+
+def _pace_line(found: dict | None) -> Line:
     correlation = found and found["correlation"]["generated"]
+    value = correlation and correlation["mean"]
     shown = correlation and (
         f"{_plus_minus(correlation)} (real {_plus_minus(found['correlation']['real'])})"
     )
-    # The order of medians: single videos of little movement are within the judge's jitter.
+    # Of medians: the steps of single videos can be within the judge's jitter.
     falls = lambda _: bool((np.diff(found["step"]["generated"]) < 0).all())
-    bound = "median falls with every fps", falls
+    bound = "the median falls with every fps", falls
     name = "rank correlation of movement per frame and fps"
-    lines.append(_line("decoder", name, correlation and correlation["mean"], shown, None, bound))
+    return _line("decoder", name, value, shown, None, bound)
 
-    for name, means, least in (
-        ("interpolation", dict(blend="linear blending", flow="optical flow"), 2),
-        ("sr_256", dict(bicubic="bicubic"), 3),
-        ("sr_768", dict(bicubic="bicubic"), 3),
-    ):
-        found = stages[name]
-        for i, (kind, words) in enumerate(means.items()):
-            gain = found and found["psnr"]["gain"].get(kind)
-            shown = gain and (
-                f"{_plus_minus(gain)} dB ({found['psnr']['found']['mean']:.2f} to "
-                f"{found['psnr'][kind]['mean']:.2f}; SSIM {found['ssim']['found']['mean']:.3f} to "
-                f"{found['ssim'][kind]['mean']:.3f})"
-            )
-            bound = _at_least(least, f"{least} dB") if i == 0 else None
-            words = f"PSNR above {words}"
-            line = _line(name, words, gain and gain["mean"], shown, None, bound)
-            if kind == "flow" and found and not gain:
-                line = dataclasses.replace(line, shown=fidelity.WITHOUT_FLOW)
-            lines.append(line)
-        if name == "interpolation":
-            continue
-        found = found and found["flicker"]
-        shown = found and f"{found['found']['mean']:.2f} (" + ", ".join(
-            f"{words} {found[kind]['mean']:.2f}"
-            for kind, words in FLICKER_BESIDE.items()
-            if found[kind]
-        )
-        value = found and found["found"]["mean"]
-        lines.append(_line(name, "flicker, second difference", value, shown and f"{shown})"))
-    return lines
+
+def _gain_line(stage: str, found: dict | None, kind: str, words: str, least: float = 0) -> Line:
+    """What a stage gains over simpler means. least: the goal in dB; 0 is none."""
+    gain = found and found["psnr"]["gain"].get(kind)
+    value = gain and gain["mean"]
+    shown = gain and (
+        f"{_plus_minus(gain)} dB ({found['psnr']['found']['mean']:.2f} to "
+        f"{found['psnr'][kind]['mean']:.2f}; SSIM {found['ssim']['found']['mean']:.3f} to "
+        f"{found['ssim'][kind]['mean']:.3f})"
+    )
+    bound = _at_least(least, f"{least} dB") if least else None
+    line = _line(stage, f"PSNR above {words}", value, shown, None, bound)
+    if kind == "flow" and found and not gain:
+        return dataclasses.replace(line, shown=fidelity.WITHOUT_FLOW)
+    return line
+
+
+def _flicker_line(stage: str, found: dict | None) -> Line:
+    flicker = found and found["flicker"]
+    value = flicker and flicker["found"]["mean"]
+    beside = flicker and [
+        f"{words} {flicker[kind]['mean']:.2f}"
+        for kind, words in FLICKER_BESIDE.items()
+        if flicker[kind]
+    ]
+    shown = flicker and f"{value:.2f} ({', '.join(beside)})"
+    return _line(stage, "flicker, second difference", value, shown)
 
 
 def all_passed(lines: Sequence[Line]) -> bool | None:
@@ -200,30 +216,31 @@ def by_stage(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     The way is how far a stage comes from what one has without it to the real thing, in %. Of
     pictures that is the share of the squared error that it takes away.
     """
-    stages, rows = summary.get("stages") or {}, []
-    share = lambda found, without, real: (
-        f"{100 * (found['mean'] - without) / (real - without):.0f} ± "
-        f"{100 * found['error'] / abs(real - without):.0f} %"
-    )
-    found = stages.get("prior")
+    stages, recognised, rows = summary["stages"], summary["recognised"], []
+
+    def between(stage, words, found, without, real, digits, scale=1):
+        way = 100 * (found["mean"] - without) / (real - without)
+        error = 100 * found["error"] / abs(real - without)
+        ends = [f"{scale * end:.{digits}f}" for end in (without, real)]
+        shown = _plus_minus(found, digits, scale)
+        rows.append((stage, words, shown, *ends, f"{way:.0f} ± {error:.0f} %"))
+
+    found, words = stages["prior"], "cosine to real pictures"
     if found and found["other"]:
-        told = ("cosine to real pictures", _plus_minus(found["found"], 3))
         ends = found["other"]["mean"], found["among"]["mean"]
-        way = share(found["found"], *ends)
-        rows.append(("prior", *told, *(f"{end:.3f}" for end in ends), way))
-    found, real = stages.get("decoder"), summary["recognised"]["real"]["both"]
-    if found:
-        told = ("object and colour, % of frames", _plus_minus(found["both"], 1, 100))
-        ends = cutout_stages.CHANCE, real["mean"]
-        way = share(found["both"], *ends)
-        rows.append(("decoder", *told, *(f"{100 * end:.1f}" for end in ends), way))
+        between("prior", words, found["found"], *ends, digits=3)
+    words = "object and colour, % of frames"
+    ends = cutout_stages.CHANCE, recognised["real"]["both"]["mean"]
+    if stages["decoder"]:
+        between("decoder", words, stages["decoder"]["both"], *ends, digits=1, scale=100)
+    between("both, of text", words, recognised["all"]["both"], *ends, digits=1, scale=100)
     for name, kind in (("interpolation", "blend"), ("sr_256", "bicubic"), ("sr_768", "bicubic")):
-        found = stages.get(name) and stages[name]["psnr"]
+        found = stages[name] and stages[name]["psnr"]
         if found:
             gain = found["gain"][kind]
             taken = lambda decibels: 100 * (1 - 10 ** (-decibels / 10))
             low, high = (taken(gain["mean"] + sign * gain["error"]) for sign in (-1, 1))
             way = f"{taken(gain['mean']):.0f} ± {(high - low) / 2:.0f} %"
-            told = ("PSNR in dB", _plus_minus(found["found"]))
-            rows.append((name, *told, f"{found[kind]['mean']:.2f}", "", way))
+            shown = _plus_minus(found["found"]), f"{found[kind]['mean']:.2f}"
+            rows.append((name, "PSNR in dB", *shown, "-", way))
     return rows
