@@ -168,16 +168,17 @@ def make_parser() -> argparse.ArgumentParser:
         "measure a cascade by a protocol",
         "mav evaluate --protocol cutout --out runs/evaluation",
     )
-    sub.add_argument("--protocol", choices=("cutout",), required=True)
-    sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
+    sub.add_argument("--protocol", choices=("cutout", "ucf101", "msrvtt"), required=True)
+    sub.add_argument("--cascade", help="shipped name or folder (cutout: the shipped one)")
     sub.add_argument("--out", required=True, help="folder of the report")
-    sub.add_argument("--num_prompts", type=int, default=96)
-    sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
-    sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
+    sub.add_argument("--num_prompts", type=int, help="(cutout 96, ucf101 10000, msrvtt all)")
+    sub.add_argument("--size", type=int, help="64, 256 or 768 pixels (cutout 64, others 256)")
+    sub.add_argument("--frames", type=int, help="(cutout 76, others 16)")
     sub.add_argument("--seed", type=int, default=0)
-    text = "real clips by which each stage is measured alone, 0: no stage is (24)"
-    sub.add_argument("--clips", type=int, default=24, help=text)
+    text = "cutout: real clips by which each stage is measured alone, 0: none is (24)"
+    sub.add_argument("--clips", type=int, help=text)
     _add_tables(sub)
+    _add_papers(sub.add_argument_group("ucf101 and msrvtt (docs/evaluation.md)"))
 
     sub = command(
         "bench",
@@ -310,6 +311,33 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     sub.add_argument("--mesh", help="divide each video over devices, like context=8")
     _add_tables(sub)
+
+
+def _add_papers(group) -> None:
+    """Options of the protocols of papers."""
+    group.add_argument("--videos", help="instead of --cascade, a folder of generated videos")
+    group.add_argument("--fps", type=float, help="frames per second of the cascade's videos")
+    group.add_argument("--real", help="folder of UCF-101; test_videodatainfo.json of MSR-VTT")
+    group.add_argument("--media", help="folder of MSR-VTT's videos (that of the JSON)")
+    group.add_argument("--real_split", help="ucf101: train, test or all (train)")
+    group.add_argument("--real_fps", type=float, help="of real clips (the file's own)")
+    group.add_argument("--which", help="frames of longer videos: middle or first (middle)")
+    group.add_argument("--fid_frames", help="frames of a clip in FID: all or middle (all)")
+    group.add_argument("--statistics", help="folder to keep features of real clips in (a cache)")
+    for network in ("i3d", "c3d", "inception"):
+        group.add_argument(f"--{network}", metavar="FILE", help="its weights")
+    group.add_argument("--clip", metavar="FOLDER", help="of transformers, or CASCADE/clip")
+    group.add_argument("--rehearsal", action="store_true", help="ten videos, end to end")
+    group.add_argument("--dtype", help="in which the cascade computes (float32)")
+    group.add_argument("--mesh", help="devices of networks and cascade, like data=8")
+    group.add_argument("--num_processes", type=int, help="how many share the work (1)")
+    group.add_argument("--process_id", type=int, help="which of them this is, from 0")
+
+
+PAPERS = (  # the options of `_add_papers`
+    "videos", "fps", "real", "media", "real_split", "real_fps", "which", "fid_frames", "statistics",
+    "i3d", "c3d", "inception", "clip", "rehearsal", "dtype", "mesh", "num_processes", "process_id",
+)  # fmt: skip
 
 
 def _add_tables(sub: argparse.ArgumentParser) -> None:
@@ -740,20 +768,102 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`mav evaluate`."""
+    if options.protocol != "cutout":
+        _evaluate_papers(options)
+        return
     from mav import cascade as cascade_lib
     from mav.evaluate import cutout
 
-    cascade = cascade_lib.load(options.cascade)
-    cutout.run(
-        cascade,
-        options.out,
-        num_prompts=options.num_prompts,
-        size=options.size,
-        frames=options.frames,
-        seed=options.seed,
-        clips=options.clips,
-        **_tables(options),
+    for name in PAPERS:
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"--{name} belongs to the protocols ucf101 and msrvtt, not to cutout.")
+    cascade = cascade_lib.load(options.cascade or "cutout")
+    asked = _given(options, "num_prompts", "size", "frames", "clips")
+    cutout.run(cascade, options.out, seed=options.seed, **asked, **_tables(options))
+
+
+def _evaluate_papers(options: argparse.Namespace) -> None:
+    """`mav evaluate --protocol ucf101 | msrvtt`."""
+    if options.clips is not None:
+        raise ValueError("--clips belongs to the protocol cutout, not to ucf101 and msrvtt.")
+    try:
+        from mav.evaluate import clips, msrvtt, protocol, ucf101
+    except ImportError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'mav[evaluate]'.") from error
+    from mav import cascade as cascade_lib
+    from mav import sharding
+
+    of_ucf101 = options.protocol == "ucf101"
+    chosen = ucf101.PROTOCOL if of_ucf101 else msrvtt.PROTOCOL
+    weights = {name: getattr(options, name) for name in protocol.OUTPUTS}
+    how = protocol.Options(
+        rehearsal=options.rehearsal,
+        **_given(options, "fid_frames", process="process_id", processes="num_processes"),
     )
+    view = clips.View(**_given(options, "frames", "size", "which", fps="real_fps"))
+    protocol.check(chosen, weights, view)
+    how.check()
+    if (options.cascade is None) == (options.videos is None):
+        raise ValueError("name what is measured: either --cascade or --videos.")
+    num = protocol.REHEARSAL if options.rehearsal else options.num_prompts
+    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
+
+    real = None
+    if options.real is not None and of_ucf101:
+        split = options.real_split or "train"
+        real = ucf101.real(options.real, split, view, partial=options.rehearsal)
+    elif options.real is not None:
+        real = msrvtt.real(options.real, options.media, view, partial=options.rehearsal)
+    elif options.statistics is None:
+        raise ValueError("name the real videos by --real, or --statistics of them.")
+    statistics = options.statistics
+    if real is not None and options.rehearsal:
+        real = real.chosen(min(num, len(real)))
+        statistics = pathlib.Path(options.out) / "features" / "real"
+
+    if options.videos is not None:
+        generated = clips.of_folder(options.videos, view)
+        if num is not None:
+            generated = generated.chosen(min(num, len(generated)) if options.rehearsal else num)
+    else:
+        if of_ucf101:
+            prompts = ucf101.prompts(chosen.samples if num is None else num)
+        elif options.real is None:
+            raise ValueError("name test_videodatainfo.json, which has the captions, by --real.")
+        else:
+            prompts = msrvtt.prompts(options.real, num)
+        cascade = cascade_lib.load(options.cascade, options.dtype or "float32", mesh)
+        files = sorted(pathlib.Path(cascade_lib.resolve(options.cascade)).rglob("*.safetensors"))
+        settings = _given(options, "fps") | _tables(options)
+        generated = clips.of_cascade(
+            cascade, clips.fingerprint(files), prompts, view, options.seed, settings
+        )
+
+    report = protocol.run(
+        chosen,
+        protocol.load(weights, mesh),
+        generated,
+        real,
+        options.out,
+        statistics or cache_home() / "evaluation",
+        view,
+        options=how,
+        keyed=statistics is None,
+    )
+    if report is None:
+        print("other processes are not done; the last one writes the report, or this command again")
+        return
+    for line in protocol.lines(report):
+        print(line)
+    for name in ("report.md", "report.json", "sheet.png"):
+        print(pathlib.Path(options.out) / name)
+
+
+def _given(options: argparse.Namespace, *names: str, **renamed: str) -> dict:
+    """Those options that were given. renamed: what an option is called here."""
+    sources = dict(zip(names, names, strict=True)) | renamed
+    found = {name: getattr(options, source) for name, source in sources.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def bench(options: argparse.Namespace) -> None:
