@@ -21,7 +21,7 @@ if [[ ${1:-} == --parity ]]; then
   shift
   echo "test: installing what requirements/parity.txt names"
   .venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements/parity.txt
-  set -- tests/test_convert.py --parity -k live "$@"
+  set -- tests/test_convert.py tests/test_evaluate_stages.py --parity -k "live or scikit_image" "$@"
 fi
 
 python=.venv/bin/python

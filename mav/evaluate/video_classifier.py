@@ -235,8 +235,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a .safetensors file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_steps", type=int, default=3000)
-    parser.add_argument("--num_clips", type=int, default=6000)
+    parser.add_argument("--num_steps", type=int, default=1500)
+    parser.add_argument("--num_clips", type=int, default=4000)
     args = parser.parse_args()
 
     judge, network = classifier.load(), VideoClassifier()
