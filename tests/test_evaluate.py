@@ -302,7 +302,7 @@ def test_a_run_writes_a_report_and_says_how_to_draw_a_video_again(tmp_path, judg
 @pytest.mark.parametrize("bad", [dict(num_prompts=0), dict(frames=1), dict(clips=-1)])
 def test_impossible_settings_are_refused_before_the_first_video(bad, tmp_path):
     world = World()
-    with pytest.raises(ValueError, match=r"must be at least 1|too short to see"):
+    with pytest.raises(ValueError, match=r"must be at least|too short to see"):
         protocol.run(world, tmp_path / "out", **bad)
     assert not world.asked
     assert not (tmp_path / "out").exists()
