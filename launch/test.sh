@@ -24,7 +24,8 @@ if [[ ${1:-} == --parity ]]; then
   .venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements/parity.txt
   .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
     -r requirements/parity_alone.txt
-  set -- tests/test_convert.py tests/test_features.py --parity -k live "$@"
+  set -- tests/test_convert.py tests/test_features.py tests/test_evaluate_stages.py --parity \
+    -k "live or scikit_image" "$@"
 fi
 
 python=.venv/bin/python

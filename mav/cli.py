@@ -174,6 +174,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels (cutout 64, others 256)")
     sub.add_argument("--frames", type=int, help="(cutout 76, others 16)")
     sub.add_argument("--seed", type=int, default=0)
+    text = "cutout: real clips by which each stage is measured alone, 0: none is (24)"
+    sub.add_argument("--clips", type=int, help=text)
     _add_tables(sub)
     _add_papers(sub.add_argument_group("ucf101 and msrvtt (docs/evaluation.md)"))
 
@@ -828,12 +830,14 @@ def evaluate(options: argparse.Namespace) -> None:
         if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name} belongs to the protocols ucf101 and msrvtt, not to cutout.")
     cascade = cascade_lib.load(options.cascade or "cutout")
-    asked = _given(options, "num_prompts", "size", "frames")
+    asked = _given(options, "num_prompts", "size", "frames", "clips")
     cutout.run(cascade, options.out, seed=options.seed, **asked, **_tables(options))
 
 
 def _evaluate_papers(options: argparse.Namespace) -> None:
     """`mav evaluate --protocol ucf101 | msrvtt`."""
+    if options.clips is not None:
+        raise ValueError("--clips belongs to the protocol cutout, not to ucf101 and msrvtt.")
     try:
         from mav.evaluate import clips, msrvtt, protocol, ucf101
     except ImportError as error:
