@@ -3,8 +3,9 @@
 #
 #   bash launch/test.sh                     all but the slow ones
 #   bash launch/test.sh -m slow             the slow ones
-#   bash launch/test.sh --parity            networks against diffusers and transformers, which this
-#                                           installs into .venv beside the rest (torch is large)
+#   bash launch/test.sh --parity            networks against diffusers, transformers and
+#                                           torch-fidelity, which this installs into .venv beside the
+#                                           rest (torch is large)
 #   bash launch/test.sh --beam              data sets built by Apache Beam, in an environment of its
 #                                           own, .venv-beam: Beam wants older packages
 #   bash launch/test.sh tests/test_media.py -k gif
@@ -21,7 +22,10 @@ if [[ ${1:-} == --parity ]]; then
   shift
   echo "test: installing what requirements/parity.txt names"
   .venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements/parity.txt
-  set -- tests/test_convert.py --parity -k live "$@"
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
+    -r requirements/parity_alone.txt
+  set -- tests/test_convert.py tests/test_features.py tests/test_evaluate_stages.py --parity \
+    -k "live or scikit_image" "$@"
 fi
 
 python=.venv/bin/python

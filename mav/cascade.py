@@ -37,13 +37,13 @@ class Settings:
     (Kynkäänniemi et al. 2024); what is not named, everywhere. guidance_rescale: of
     `diffusion.guide`, 0 where not named. dynamic_threshold: of `diffusion.Process`, the stage's own
     where not named. aug_level: noise put on the input of each super-resolution, in timesteps.
-    candidates: samples of prior and decoder, 1 where not named, of which the one nearest to the
-    text in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it already
-    shows what they become, and only one is finished. fps: frames per second of the 16 frames of the
-    decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or more,
-    which are interpolated; beyond the decoder's frames a video goes on window by window, each from
-    the last `overlap` frames. size: 64, 256 or 768, where the cascade stops. chunk: frames that
-    sr_768 takes at once, which bounds memory.
+    candidates: samples of prior and decoder, 1 where not named, of which the one nearest to what
+    was told in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it
+    already shows what they become, and only one is finished. fps: frames per second of the 16
+    frames of the decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16,
+    or more, which are interpolated; beyond the decoder's frames a video goes on window by window,
+    each from the last `overlap` frames. size: 64, 256 or 768, where the cascade stops. chunk:
+    frames that sr_768 takes at once, which bounds memory.
     """
 
     steps: Mapping[str, int]
@@ -523,12 +523,13 @@ class Cascade:
     ) -> Float[Array, "1 f 64 64 3"]:
         """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
-        prompt: what candidates are compared by, and read by networks that take text beside the
-        embedding, as Karlo's; MAV's does not. negative: read by such networks for guidance.
+        prompt: what candidates are compared by, beside the embedding; and read by networks that
+        take text as well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
         """
         b = settings.candidates.get("decoder", 1)
         asked = self.ask_decoder(image_embedding, settings, prompt, negative)
-        choose = functools.partial(self.nearest, prompt=prompt) if b > 1 else None
+        wanted: dict[str, Any] = dict(image_embedding=image_embedding, prompt=prompt)
+        choose = functools.partial(self.nearest, **wanted) if b > 1 else None
         return self._sample("decoder", key, *asked, settings, report, choose)
 
     def ask_decoder(
@@ -552,12 +553,23 @@ class Cascade:
             cond, null = cond | text, null | no_text
         return (b, frames, stage.size, stage.size, 3), cond, null
 
-    def nearest(self, videos: Float[Array, "b f h w 3"], prompt: str) -> Int[Array, ""]:
-        """Which video's frames are nearest to the prompt, in the mean over frames."""
+    def nearest(
+        self,
+        videos: Float[Array, "b f h w 3"],
+        image_embedding: Float[Array, "1 d"],
+        prompt: str = "",
+    ) -> Int[Array, ""]:
+        """Which video's frames are nearest to what the decoder was told, in the mean over frames.
+
+        Near to the prompt too, if there is one: together they tell more than either (the cosines
+        are added).
+        """
         frames = videos.reshape(-1, 1, *videos.shape[2:])
         images = clip.normalize(self.embed_first_frame(frames))
-        text = clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
-        return jnp.argmax((images @ text).reshape(len(videos), -1).mean(1))
+        wanted = clip.normalize(image_embedding)[0]
+        if prompt:
+            wanted += clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
+        return jnp.argmax((images @ wanted).reshape(len(videos), -1).mean(1))
 
     def fill(
         self,

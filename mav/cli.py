@@ -168,14 +168,18 @@ def make_parser() -> argparse.ArgumentParser:
         "measure a cascade by a protocol",
         "mav evaluate --protocol cutout --out runs/evaluation",
     )
-    sub.add_argument("--protocol", choices=("cutout",), required=True, help="what is measured")
-    sub.add_argument("--cascade", default="cutout", help="shipped name or folder (cutout)")
+    names = ("cutout", "ucf101", "msrvtt")
+    sub.add_argument("--protocol", choices=names, required=True, help="what is measured")
+    sub.add_argument("--cascade", help="shipped name or folder (cutout: the shipped one)")
     sub.add_argument("--out", required=True, help="folder of the report")
-    sub.add_argument("--num_prompts", type=int, default=96, help="96 cover all evenly (96)")
-    sub.add_argument("--size", type=int, default=64, help="64, 256 or 768 pixels (64)")
-    sub.add_argument("--frames", type=int, default=76, help="16 or 76 (76)")
+    sub.add_argument("--num_prompts", type=int, help="(cutout 96, ucf101 10000, msrvtt all)")
+    sub.add_argument("--size", type=int, help="64, 256 or 768 pixels (cutout 64, others 256)")
+    sub.add_argument("--frames", type=int, help="(cutout 76, others 16)")
     sub.add_argument("--seed", type=int, default=0, help="of the first prompt (0)")
+    text = "cutout: real clips by which each stage is measured alone, 0: none is (24)"
+    sub.add_argument("--clips", type=int, help=text)
     _add_tables(sub)
+    _add_papers(sub.add_argument_group("ucf101 and msrvtt (docs/evaluation.md)"))
 
     sub = command(
         "bench",
@@ -201,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.set_defaults(takes_rest=True)
 
-    convert = commands.add_parser("convert", help="turn released weights into a cascade folder")
+    convert = commands.add_parser("convert", help="turn released weights into files of mav")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="kind")
     sub = kinds.add_parser(
         "unclip",
@@ -214,6 +218,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("cascade", help="cascade folder to be made")
     sub.add_argument("--image_encoder", help="folder of CLIP's image tower, to train on videos")
     sub.set_defaults(run=convert_unclip)
+    for name, (what, released) in JUDGES.items():
+        sub = kinds.add_parser(
+            name,
+            help=what,
+            epilog=f"example:\n  mav convert {name} {released} {name}.safetensors",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("source", help="released file: .pth, .pt, .npz, .flax or .safetensors")
+        sub.add_argument("weights", help=".safetensors file to be made")
+        if name == "c3d":
+            sub.add_argument("--mean", help="TGANv2's mean2.npz (the one beside the source)")
+        sub.add_argument(
+            "--torch_python",
+            default=sys.executable,
+            help="Python that has torch, which alone opens .pth and .pt (this one)",
+        )
+        sub.set_defaults(run=convert_judge)
 
     data = commands.add_parser("data", help="build data sets, and look at them").add_subparsers(
         dest="action", required=True, metavar="action"
@@ -275,6 +297,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+JUDGES = dict(  # networks that metrics are measured with, and a file they were released in
+    inception=("the network of FID", "pt_inception-2015-12-05-6726825d.pth"),
+    i3d=("the network of FVD", "i3d_pretrained_400.pt"),
+    c3d=("the network of videos' Inception Score", "conv3d_deepnetA_ucf.npz"),
+)
+
+
 def _interval(text: str) -> tuple[float, float]:
     low, high = text.split(",")
     return float(low), float(high)
@@ -309,6 +338,33 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     sub.add_argument("--dtype", default="float32", help="float32, or bfloat16 on accelerators")
     sub.add_argument("--mesh", help="divide each video over devices, like context=8")
     _add_tables(sub)
+
+
+def _add_papers(group) -> None:
+    """Options of the protocols of papers."""
+    group.add_argument("--videos", help="instead of --cascade, a folder of generated videos")
+    group.add_argument("--fps", type=float, help="frames per second of the cascade's videos")
+    group.add_argument("--real", help="folder of UCF-101; test_videodatainfo.json of MSR-VTT")
+    group.add_argument("--media", help="folder of MSR-VTT's videos (that of the JSON)")
+    group.add_argument("--real_split", help="ucf101: train, test or all (train)")
+    group.add_argument("--real_fps", type=float, help="of real clips (the file's own)")
+    group.add_argument("--which", help="frames of longer videos: middle or first (middle)")
+    group.add_argument("--fid_frames", help="frames of a clip in FID: all or middle (all)")
+    group.add_argument("--statistics", help="folder to keep features of real clips in (a cache)")
+    for network in ("i3d", "c3d", "inception"):
+        group.add_argument(f"--{network}", metavar="FILE", help="its weights")
+    group.add_argument("--clip", metavar="FOLDER", help="of transformers, or CASCADE/clip")
+    group.add_argument("--rehearsal", action="store_true", help="ten videos, end to end")
+    group.add_argument("--dtype", help="in which the cascade computes (float32)")
+    group.add_argument("--mesh", help="devices of networks and cascade, like data=8")
+    group.add_argument("--num_processes", type=int, help="how many share the work (1)")
+    group.add_argument("--process_id", type=int, help="which of them this is, from 0")
+
+
+PAPERS = (  # the options of `_add_papers`
+    "videos", "fps", "real", "media", "real_split", "real_fps", "which", "fid_frames", "statistics",
+    "i3d", "c3d", "inception", "clip", "rehearsal", "dtype", "mesh", "num_processes", "process_id",
+)  # fmt: skip
 
 
 def _add_tables(sub: argparse.ArgumentParser) -> None:
@@ -766,19 +822,107 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`mav evaluate`."""
+    if options.protocol != "cutout":
+        _evaluate_papers(options)
+        return
     from mav import cascade as cascade_lib
     from mav.evaluate import cutout
 
-    cascade = cascade_lib.load(options.cascade)
-    cutout.run(
-        cascade,
-        options.out,
-        num_prompts=options.num_prompts,
-        size=options.size,
-        frames=options.frames,
-        seed=options.seed,
-        **_tables(options),
+    for name in PAPERS:
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"--{name} belongs to the protocols ucf101 and msrvtt, not to cutout.")
+    cascade = cascade_lib.load(options.cascade or "cutout")
+    asked = _given(options, "num_prompts", "size", "frames", "clips")
+    cutout.run(cascade, options.out, seed=options.seed, **asked, **_tables(options))
+
+
+def _evaluate_papers(options: argparse.Namespace) -> None:
+    """`mav evaluate --protocol ucf101 | msrvtt`."""
+    if options.clips is not None:
+        raise ValueError("--clips belongs to the protocol cutout, not to ucf101 and msrvtt.")
+    try:
+        from mav.evaluate import clips, msrvtt, protocol, ucf101
+    except ImportError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'mav[evaluate]'.") from error
+    from mav import cascade as cascade_lib
+    from mav import sharding
+
+    of_ucf101 = options.protocol == "ucf101"
+    chosen = ucf101.PROTOCOL if of_ucf101 else msrvtt.PROTOCOL
+    weights = {name: getattr(options, name) for name in protocol.OUTPUTS}
+    how = protocol.Options(
+        rehearsal=options.rehearsal,
+        **_given(options, "fid_frames", process="process_id", processes="num_processes"),
     )
+    view = clips.View(**_given(options, "frames", "size", "which", fps="real_fps"))
+    protocol.check(chosen, weights, view)
+    how.check()
+    if (options.cascade is None) == (options.videos is None):
+        raise ValueError("name what is measured: either --cascade or --videos.")
+    num = protocol.REHEARSAL if options.rehearsal else options.num_prompts
+    if num is not None and num < 2:
+        raise ValueError(f"num_prompts={num} must be at least 2.")
+    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
+
+    real = None
+    if options.real is not None and of_ucf101:
+        split = options.real_split or "train"
+        real = ucf101.real(options.real, split, view, partial=options.rehearsal)
+    elif options.real is not None:
+        real = msrvtt.real(options.real, options.media, view, partial=options.rehearsal)
+    elif options.statistics is None:
+        raise ValueError("name the real videos by --real, or --statistics of them.")
+    statistics = options.statistics
+    if real is not None and options.rehearsal:
+        real = real.chosen(min(num, len(real)))
+        statistics = pathlib.Path(options.out) / "features" / "real"
+
+    if options.videos is not None:
+        generated = clips.of_folder(options.videos, view)
+        if num is not None:
+            generated = generated.chosen(min(num, len(generated)) if options.rehearsal else num)
+    else:
+        if of_ucf101:
+            prompts = ucf101.prompts(chosen.samples if num is None else num)
+        elif options.real is None:
+            raise ValueError("name test_videodatainfo.json, which has the captions, by --real.")
+        else:
+            prompts = msrvtt.prompts(options.real, num)
+        cascade = cascade_lib.load(options.cascade, options.dtype or "float32", mesh)
+        files = sorted(pathlib.Path(cascade_lib.resolve(options.cascade)).rglob("*.safetensors"))
+        settings = _given(options, "fps") | _tables(options)
+        if options.rehearsal:  # the sooner it is over, the better
+            few = dict.fromkeys(cascade.settings.steps, protocol.REHEARSAL_STEPS)
+            settings["steps"] = few | settings.get("steps", {})
+        generated = clips.of_cascade(
+            cascade, clips.fingerprint(files), prompts, view, options.seed, settings
+        )
+
+    report = protocol.run(
+        chosen,
+        protocol.load(weights, mesh),
+        generated,
+        real,
+        options.out,
+        statistics or cache_home() / "evaluation",
+        view,
+        options=how,
+        keyed=statistics is None,
+    )
+    if report is None:
+        print("other processes are not done; the last one writes the report, or this command again")
+        return
+    for line in protocol.lines(report):
+        print(line)
+    for name in ("report.md", "report.json", "sheet.png"):
+        print(pathlib.Path(options.out) / name)
+
+
+def _given(options: argparse.Namespace, *names: str, **renamed: str) -> dict:
+    """Those options that were given. renamed: what an option is called here."""
+    sources = dict(zip(names, names, strict=True)) | renamed
+    found = {name: getattr(options, source) for name, source in sources.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -819,6 +963,14 @@ def convert_unclip(options: argparse.Namespace) -> None:
     from mav.convert import unclip
 
     unclip.run(options.source, options.cascade, options.image_encoder)
+
+
+def convert_judge(options: argparse.Namespace) -> None:
+    """`mav convert inception | i3d | c3d`."""
+    from mav.convert import features
+
+    mean = getattr(options, "mean", None)
+    features.run(options.kind, options.source, options.weights, mean, options.torch_python)
 
 
 def build_cutout(options: argparse.Namespace) -> None:

@@ -94,7 +94,7 @@ def vary(
     **settings: Any,
 ) -> Iterator[Video]:
     """Another video of the same: the decoder is told the mean of the embeddings of its frames."""
-    checked, keys, report = cascade.begin(seed, progress, dict(settings, candidates=1), ("prior",))
+    checked, keys, report = cascade.begin(seed, progress, settings, ("prior",))
     size = cascade.stages["decoder"].size
     if not cascade.stages["clip"].network.image_size:
         raise ValueError(f"{cascade.name} cannot look at videos, as its CLIP has no image tower.")

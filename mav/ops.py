@@ -137,6 +137,76 @@ def _sum_pixels(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     return jax.lax.platform_dependent(x, cpu=product, default=total)
 
 
+def convolve_video(
+    x: Float[Array, "b f h w c"],
+    kernel: Float[Array, "t i j c d"],
+    strides: tuple[int, int, int] = (1, 1, 1),
+) -> Float[Array, "b g y x d"]:
+    """Convolution over f, h and w, of which TensorFlow's SAME is the padding. For inference.
+
+    On CPUs as a convolution of images, for which XLA has a library: mostly 1.5 to 2.5 times as fast
+    as one of videos (two cores with AVX-512, 3 to 512 channels).
+    """
+    folded = _winograd if kernel.shape[0] == 3 and strides[0] == 1 else _stacked
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(folded, strides=strides),
+        default=functools.partial(_convolve_video, strides=strides),
+    )
+
+
+def _convolve_video(x, kernel, strides):
+    dimensions = ("NDHWC", "DHWIO", "NDHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=dimensions)
+
+
+def _convolve_frames(x, kernel, strides):
+    y = jax.lax.conv_general_dilated(
+        rearrange(x, "b f h w c -> (b f) h w c"),
+        kernel,
+        strides,
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return rearrange(y, "(b f) h w d -> b f h w d", b=len(x))
+
+
+def _stacked(x, kernel, strides):
+    # The frames under the kernel become channels of one.
+    t, step = kernel.shape[0], strides[0]
+    [ends] = jax.lax.padtype_to_pads((x.shape[1],), (t,), (step,), "SAME")
+    length = -(-x.shape[1] // step)
+    x = jnp.pad(x, ((0, 0), ends, (0, 0), (0, 0), (0, 0)))
+    taps = [x[:, i : i + (length - 1) * step + 1 : step] for i in range(t)]
+    kernel = rearrange(kernel, "t i j c d -> i j (t c) d")
+    return _convolve_frames(jnp.concatenate(taps, axis=-1), kernel, strides[1:])
+
+
+def _winograd(x, kernel, strides):
+    # Two frames of the output by four convolutions of images instead of six (Lavin & Gray 2016,
+    # F(2, 3) along time). Up to 1.5 times as fast as stacked frames, all of I3D 1.1 times.
+    f = x.shape[1]
+    pairs = -(-f // 2)
+    x = jnp.pad(x, ((0, 0), (1, 1 + f % 2), (0, 0), (0, 0), (0, 0)))
+    a, b, c, d = (x[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
+    first, middle, last = kernel
+    half = (first + last) / 2
+    products = [
+        _convolve_frames(frames, taps, strides[1:])
+        for frames, taps in (
+            (a - c, first),
+            (b + c, half + middle / 2),
+            (c - b, half - middle / 2),
+            (b - d, last),
+        )
+    ]
+    even = products[0] + products[1] + products[2]
+    odd = products[1] - products[2] - products[3]
+    y = jnp.stack([even, odd], axis=2)
+    return rearrange(y, "b p two h w d -> b (p two) h w d")[:, :f]
+
+
 # Normalisation
 
 EPSILON = 1e-5  # added to the variance

@@ -48,18 +48,21 @@ def write(
     path: str | os.PathLike,
     header: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     tensor: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a safetensors file tensor by tensor, whole or not at all.
 
     The library's own writer wants all tensors in memory, and copies them.
     header: dtype and shape of each. tensor: gives one when its turn comes.
+    metadata: what the file says of itself beside them.
     """
     path = pathlib.Path(path)
     entries, end = {}, 0
     for name, (dtype, shape) in sorted(header.items()):
         begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
         entries[name] = dict(dtype=DTYPES[dtype.name], shape=list(shape), data_offsets=[begin, end])
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    about = {"__metadata__": dict(metadata)} if metadata else {}
+    text = json.dumps(about | entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

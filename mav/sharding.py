@@ -154,6 +154,16 @@ def placed_examples(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
+def one_by_one(mesh: Mesh) -> NamedSharding:
+    """Of examples that a network sees each for itself: divided over all devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def copied(mesh: Mesh) -> NamedSharding:
+    """Of what every device has a copy of."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Which examples of a batch this process has to read, in order.
 

@@ -23,7 +23,7 @@ def pytest_configure(config):
 
 
 def pytest_addoption(parser):
-    text = "compare with diffusers and transformers as installed too"
+    text = "compare with the references as installed too"
     parser.addoption("--parity", action="store_true", help=text)
 
 

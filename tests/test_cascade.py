@@ -72,16 +72,19 @@ def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
         np.testing.assert_array_equal(frame, frames[0])
 
 
-def test_of_several_videos_the_one_nearest_to_the_text_is_kept(cascade):
-    videos = jnp.tanh(3 * noise.normal((5, 4, 8, 8, 3), seed=1))
+def test_of_several_videos_the_one_nearest_to_what_was_told_is_kept(cascade):
+    videos = jnp.tanh(3 * noise.normal((5, 4, 8, 8, 3), seed=4))
     text = np.asarray(cascade.embed_text(PROMPT, 1)[0]["text_embedding"])[0]
-    cosines = np.empty((5, 4))
+    told = noise.normal((1, 8), seed=4)
+    cosines = np.empty((2, 5, 4))
     for i, j in np.ndindex(5, 4):
         image = np.asarray(cascade.embed_first_frame(videos[i : i + 1, j : j + 1]))[0]
-        cosines[i, j] = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
-    best = cosines.mean(1).argmax()
-    assert best != 0
-    assert cascade.nearest(videos, PROMPT) == best
+        for k, wanted in enumerate((told[0], text)):
+            cosines[k, i, j] = image @ wanted / np.linalg.norm(image) / np.linalg.norm(wanted)
+    alone, together = cosines[0].mean(1).argmax(), cosines.sum(0).mean(1).argmax()
+    assert 0 != alone != together != cosines[1].mean(1).argmax()
+    assert cascade.nearest(videos, told) == alone
+    assert cascade.nearest(videos, told, PROMPT) == together
 
 
 def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypatch):
@@ -89,7 +92,7 @@ def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypa
     image = functools.partial(
         cascade.text_to_image, PROMPT, progress=cascade_lib.silent, size=8, steps=4, candidates=3
     )
-    pick = lambda i: lambda self, videos, prompt: seen.append(videos) or i
+    pick = lambda i: lambda self, videos, **_: seen.append(videos) or i
     found = []
     for i in range(3):
         monkeypatch.setattr(cascade_lib.Cascade, "nearest", pick(i))

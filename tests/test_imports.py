@@ -14,7 +14,7 @@ class Base(PathFinder):
 
     absent = {
         "tensorflow", "tensorflow_datasets", "tensorboard", "torch", "clu", "grain", "optax",
-        "array_record", "diffusers", "transformers",
+        "array_record", "diffusers", "transformers", "cv2",
     }
 
     @classmethod
@@ -36,7 +36,8 @@ def run(code, *arguments):
 
 def test_what_sampling_needs_is_in_the_base_install():
     code = """
-import mav, mav.cli, mav.convert.unclip, mav.sharding
+import mav, mav.cli, mav.convert.features, mav.convert.unclip, mav.evaluate.cutout
+import mav.evaluate.features, mav.sharding
 mav.cli.make_parser()
 cascade = mav.load("cutout")
 image = cascade.text_to_image("a red ball", size=64, steps=dict(prior=1, decoder=1))

@@ -56,7 +56,9 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b 64 64 3"]) -> dict[str, Float[Array, "b n"]]:
-        """x: in [-1, 1]. Logits by attribute, and `position`: x and y in the unit square."""
+        """x: in [-1, 1]. Logits by attribute; `position`, x and y in the unit square; `seen`, what
+        is at the thing and all over the picture, for who watches videos of it.
+        """
         for width, depth, p in zip(self.widths, self.depths, self.patches, strict=True):
             x = nn.Dense(width)(rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=p, q=p))
             for _ in range(depth):
@@ -70,12 +72,14 @@ class Classifier(nn.Module):
         y, x_axis = np.divmod(np.arange(h * w), w)
         centres = np.stack([(x_axis + 0.5) / w, (y + 0.5) / h], axis=1).astype(np.float32)
         thing = jnp.einsum("bn,bnc->bc", heat, x.reshape(b, h * w, -1))
+        everywhere = x.mean((1, 2))
         return dict(
             object=nn.Dense(len(cutout.OBJECTS), name="object")(thing),
             colour=nn.Dense(len(cutout.COLOURS), name="colour")(thing),
-            setting=nn.Dense(len(cutout.SETTINGS), name="setting")(x.mean((1, 2))),
+            setting=nn.Dense(len(cutout.SETTINGS), name="setting")(everywhere),
             position=heat @ centres
             + nn.Dense(2, kernel_init=nn.initializers.zeros, name="offset")(thing),
+            seen=jnp.concatenate([thing, everywhere, x.std((1, 2))], axis=1),
         )
 
 
@@ -84,12 +88,16 @@ class Classifier(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a judge sees in the frames of a video: indices into the lists of `cutout`."""
+    """What a judge sees in the frames of a video: indices into the lists of `cutout`.
+
+    seen: features, from which `video_classifier` tells how the frames follow each other.
+    """
 
     object: Int[np.ndarray, "f"]
     colour: Int[np.ndarray, "f"]
     setting: Int[np.ndarray, "f"]
     position: Float[np.ndarray, "f 2"]  # x right, y down, in the unit square
+    seen: Float[np.ndarray, "f d"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -112,7 +120,7 @@ class Judge:
         seen = _look(self.network, self.params, media.resize(frames, SIZE, "box"))
         seen = jax.device_get(seen)
         named = {name: seen[name].argmax(1) for name in CLASSES}
-        return Verdict(**named, position=seen["position"])
+        return Verdict(**named, position=seen["position"], seen=seen["seen"])
 
 
 def load(path: str | os.PathLike = SHIPPED) -> Judge:

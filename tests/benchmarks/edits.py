@@ -4,9 +4,9 @@
 
 seam: how much an animated image changes from the given frame to the next, and later on from one to
 the next (mean grey levels of 255), where the cascade stops at 64 and at 256 pixels. tween: the same
-at both ends. interpolation: PSNR of the frames that `smooth` puts between every fifth frame of a
-clip, and of linear blending. drift: a clip of a second is extended; in what share of its frames,
-every five seconds, the protocol's judge still sees the object, its colour and the setting.
+at both ends. drift: a clip of a second is extended; in what share of its frames, every five
+seconds, the protocol's judge still sees the object, its colour and the setting. What `smooth` and
+`upscale` do is measured by `mav evaluate`.
 """
 
 import argparse
@@ -16,8 +16,7 @@ import numpy as np
 
 import mav
 from mav import cli, media
-from mav.evaluate import classifier
-from mav.evaluate import cutout as protocol
+from mav.evaluate import classifier, cutout_measures, cutout_prompts
 
 QUIET = lambda *_: None
 
@@ -25,18 +24,6 @@ QUIET = lambda *_: None
 def steps(video: np.ndarray) -> np.ndarray:
     """Mean change from each frame to the next."""
     return np.abs(np.diff(video.astype(float), axis=0)).mean((1, 2, 3))
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB."""
-    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
-
-
-def blend(video: np.ndarray, skip: int) -> np.ndarray:
-    """Frames between each two by linear blending."""
-    shares = np.arange(skip)[:, None, None, None] / skip
-    pairs = zip(video.astype(float), video[1:].astype(float), strict=False)
-    return np.concatenate([*((1 - shares) * a + shares * b for a, b in pairs), video[-1:]])
 
 
 def main() -> None:
@@ -50,8 +37,8 @@ def main() -> None:
     cli.cache_compilations()
     cli.choose_cpu_convolutions()
     cascade, judge = mav.load("cutout"), classifier.load()
-    prompts = protocol.prompts(options.clips)
-    clips = [protocol.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
+    prompts = cutout_prompts.prompts(options.clips)
+    clips = [cutout_prompts.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
     sheets = {}
 
     for size in (64, 256):
@@ -66,20 +53,13 @@ def main() -> None:
         print(f"tween at {size} pixels: {ends[0]:.2f} and {ends[1]:.2f} at the ends, {ends[2]:.2f}")
 
     run = dict(size=64, progress=QUIET)
-    found = [cascade.smooth(clip[::5], 3, seed=i, **run) for i, clip in enumerate(clips)]
-    sheets["smooth"] = found
-    between = np.arange(76) % 5 != 0
-    ours = np.mean([psnr(v[between], c[between]) for v, c in zip(found, clips, strict=True)])
-    plain = np.mean([psnr(blend(c[::5], 5)[between], c[between]) for c in clips])
-    print(f"interpolation: {ours:.2f} dB, linear blending {plain:.2f} dB")
-
     extend = lambda i, clip: cascade.extend(clip[:16], 15, options.seconds, seed=i, **run)
     found = [extend(i, clip) for i, clip in enumerate(clips)]
     sheets["extend"] = found
     for second in range(0, int(options.seconds) + 1, 5):
         frames = slice(15 * second, 15 * (second + 1))
         seen = [
-            protocol.recognised(judge(video[frames]), prompt)
+            cutout_measures.recognised(judge(video[frames]), prompt)
             for video, prompt in zip(found, prompts, strict=True)
         ]
         shares = [np.mean([one[name] for one in seen]) for name in ("object", "colour", "setting")]

@@ -16,8 +16,7 @@ import numpy as np
 
 import mav
 from mav import cli, samplers
-from mav.evaluate import classifier
-from mav.evaluate import cutout as protocol
+from mav.evaluate import classifier, cutout_measures, cutout_prompts
 
 STEPS = (4, 6, 10, 20)
 REFERENCE = ("ddim", 50)
@@ -35,7 +34,7 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
     cascade, judge = mav.load("cutout"), classifier.load()
-    asked = protocol.prompts(options.num_prompts)
+    asked = cutout_prompts.prompts(options.num_prompts)
     quiet = lambda *_: None
     make = lambda name, steps: [
         cascade.text_to_video(
@@ -53,11 +52,11 @@ def main() -> None:
             reference = make(*REFERENCE)
         videos = reference if (name, steps) == REFERENCE else make(name, steps)
         seen = [
-            protocol.recognised(judge(video), prompt)
+            cutout_measures.recognised(judge(video), prompt)
             for video, prompt in zip(videos, asked, strict=True)
         ]
         gaps = np.asarray(videos, np.float32) - np.asarray(reference, np.float32)
-        known[key] = {kind: [one[kind] for one in seen] for kind in protocol.SHARES}
+        known[key] = {kind: [one[kind] for one in seen] for kind in cutout_measures.SHARES}
         known[key]["distance"] = float(np.sqrt(np.mean(gaps**2)))
         path.write_text(json.dumps(known))
     print("| sampler | calls | object, % | colour, % | setting, % | distance |")
@@ -65,7 +64,7 @@ def main() -> None:
     for name, steps in sorted(wanted, key=lambda row: (row[1], row[0])):
         found = known[f"{name} {steps} {options.num_prompts}"]
         error = np.std(found["object"], ddof=1) / np.sqrt(len(asked))
-        shares = [f"{100 * np.mean(found[kind]):.1f}" for kind in protocol.SHARES[:3]]
+        shares = [f"{100 * np.mean(found[kind]):.1f}" for kind in cutout_measures.SHARES[:3]]
         shares[0] += f" ± {100 * error:.1f}"
         distance = "-" if name in NOISY else f"{found['distance']:.1f}"
         print("|", " | ".join([name, str(steps), *shares, distance]), "|")

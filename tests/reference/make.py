@@ -1,16 +1,18 @@
 """Makes the references beside it: small random networks of diffusers and transformers, as folders
 that those libraries save, with inputs and their outputs.
 
-    python tests/reference/make.py FOLDER
+    python tests/reference/make.py FOLDER [KIND ...]
 
 needs requirements/parity.txt. The tests convert the folders and compare; with
 `launch/test.sh --parity` they are made anew and compared too.
 """
 
+import functools
 import json
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
 from unittest import mock
 
 import jax
@@ -26,6 +28,7 @@ from diffusers.schedulers import (
     UniPCMultistepScheduler,
     scheduling_unclip,
 )
+from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -35,6 +38,9 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
+
+import chance
+import judges
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = ["l o", "lo w</w>", "e r</w>", "r e", "re d</w>", "b a", "l l</w>", "ba ll</w>"]
@@ -517,7 +523,75 @@ def mav_noise(seed: int, stage: str, shape: tuple[int, ...], num_steps: int):
     return np.asarray(jax.random.normal(first, shape)), rest
 
 
+# Networks that judge, at their full size: weights are drawn by tests and here alike, from names and
+# shapes that are kept; C3D's linear layers are narrower. Inputs are videos as they lie in files.
+JUDGES = dict(
+    inception=dict(video=(1, 2, 50, 40)),
+    i3d=dict(video=(1, 9, 48, 40)),
+    c3d=dict(video=(1, 16, 40, 48)),
+    clip=dict(video=(1, 2, 40, 57)),
+)
+
+
+def make_judge(folder: pathlib.Path, config: dict) -> None:
+    name, frames = folder.name, chance.video(*config["video"])
+    if name == "clip":
+        return make_judging_clip(folder, frames)
+    if name == "inception":
+        look, model = judges.inception, judges.inception_network(folder / "empty.pth")
+    elif name == "i3d":
+        look, model = judges.i3d, judges.I3D()
+    else:
+        look, model = functools.partial(judges.c3d, mean=chance.mean()), judges.C3D(hidden=64)
+    shapes = {k: v.shape for k, v in model.state_dict().items() if v.is_floating_point()}
+    weights = {k: torch.from_numpy(v) for k, v in chance.state_dict(shapes, name).items()}
+    model.load_state_dict(weights, strict=False)  # without counters
+    output = {k: v.numpy() for k, v in look(model.eval(), frames).items()}
+    np.savez_compressed(folder / "reference.npz", shapes=json.dumps(shapes), **output)
+    torch.save(model.state_dict(), folder / "weights.pth")
+    if name == "i3d":
+        example = torch.zeros(1, 3, 9, 224, 224)
+        torch.jit.trace(model, example).save(folder / "torchscript.pt")
+
+
+def make_judging_clip(folder: pathlib.Path, frames: np.ndarray) -> None:
+    """A small CLIP on frames that Pillow resizes and cuts as OpenAI's code has it."""
+    tokenizer = make_tokenizer(folder / "clip", 20)
+    shutil.rmtree(folder / "tokenizer_in_one_file")
+    size = 16
+    config = CLIPConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer), max_position_embeddings=20, eos_token_id=2, **tower(16, 2, 2)
+        ),
+        vision_config=tower(24, 2, 2, image_size=size, patch_size=4),
+        projection_dim=12,
+    )
+    model = lively(CLIPModel(config), 1)
+    pixels = []
+    for frame in frames.reshape(-1, *frames.shape[2:]):
+        h, w = frame.shape[:2]
+        x, y = (int(size * side / min(h, w)) for side in (w, h))
+        image = np.asarray(Image.fromarray(frame).resize((x, y), Image.Resampling.BICUBIC))
+        left, top = (round((side - size) / 2.0) for side in (x, y))
+        pixels.append(image[top : top + size, left : left + size] / np.float32(255))
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    pixels = (np.stack(pixels) - np.float32(mean)) / np.float32(std)
+    ids = tokenizer(TEXTS, padding="max_length", max_length=20, truncation=True)["input_ids"]
+    seen = model.vision_model(tensor(pixels)).pooler_output
+    read = model.text_model(torch.tensor(ids)).pooler_output
+    save(
+        folder,
+        dict(
+            texts=TEXTS,
+            embedding=array(model.visual_projection(seen)).reshape(*frames.shape[:2], -1),
+            text=array(model.text_projection(read)),
+        ),
+        clip=model,
+    )
+
+
 KINDS = dict(
+    judge=(make_judge, JUDGES),
     prior=(make_prior, PRIORS),
     decoder=(make_decoder, DECODERS),
     super_resolution=(make_super_resolution, SUPER_RESOLUTIONS),
@@ -527,18 +601,21 @@ KINDS = dict(
 )
 
 
-def main(root: pathlib.Path) -> None:
-    for kind, (make, cases) in KINDS.items():
+def main(root: pathlib.Path, wanted: Sequence[str]) -> None:
+    for kind in wanted or KINDS:
+        make, cases = KINDS[kind]
         for name, config in cases.items():
             folder = root / kind / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             with torch.no_grad():
                 make(folder, config)
+    if wanted:
+        return
     shutil.rmtree(root / "pipeline", ignore_errors=True)
     with torch.no_grad():
         make_pipeline(root / "pipeline")
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])
