@@ -57,7 +57,7 @@ def rows(parser: argparse.ArgumentParser) -> dict[str, str]:
             continue
         value = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
         if action.choices:
-            value = "|".join(action.choices)
+            value = f"{{{','.join(action.choices)}}}"
         takes = [] if action.nargs == 0 else [value]
         name = " ".join([*action.option_strings[:1], *takes])
         needed = " (required)" if action.required and action.option_strings else ""
