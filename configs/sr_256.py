@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 NETWORKS = dict(
-    cutout=dict(  # at 32x32 after the stem
-        width=40, multipliers=(2,), depth=1, groups=16, patch=8, aug_level=True,
+    cutout=dict(  # at 32x32 after the stem, whose 384 numbers a place do not pass through 80
+        width=40, multipliers=(2,), depth=1, groups=16, patch=8, residual=True, aug_level=True,
     ),
     karlo=dict(  # UNCLIP.md 2.2: 691.6M parameters, 0.87B with time layers
         width=320, multipliers=(1, 2, 3, 4), depth=3, groups=32, scale_shift=False,
@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     c.network = ConfigDict(dict(NETWORKS[size], low_res=True, temporal=video))
     c.process = get_process(size)
-    c.loss.max_aug_level = dict(cutout=200, karlo=0, paper=200)[size]  # timesteps
+    c.loss.max_aug_level = dict(cutout=50, karlo=0, paper=200)[size]  # timesteps
 
     if size == "cutout":
         common.cutout_optimizer(c, learning_rate=6e-4)

@@ -12,7 +12,7 @@ from configs import common, sr_256
 
 NETWORKS = dict(
     cutout=dict(  # at 64x64 after the stem
-        width=40, multipliers=(1,), depth=1, groups=8, patch=12, aug_level=True,
+        width=40, multipliers=(1,), depth=1, groups=8, patch=12, residual=True, aug_level=True,
     ),
     karlo=sr_256.NETWORKS["karlo"],
     paper=dict(  # 0.7B, as the first of unCLIP's two
@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.network = ConfigDict(dict(NETWORKS[size], low_res=True))
     c.process = sr_256.get_process(size)
     c.process.shared_noise = 1.0  # or details flicker, MAV §3.2.2
-    c.loss.max_aug_level = dict(cutout=100, karlo=0, paper=100)[size]  # timesteps
+    c.loss.max_aug_level = dict(cutout=50, karlo=0, paper=100)[size]  # timesteps
 
     if size == "cutout":
         common.cutout_optimizer(c, learning_rate=6e-4)

@@ -81,6 +81,7 @@ class SpaceTimeUNet(nn.Module):
     context_features: int = 0  # of every context token
     text: bool = False  # takes text embedding and states as well
     low_res: bool = False  # takes a low-resolution input, already upsampled
+    residual: bool = False  # puts out what the low-resolution input lacks, which is then added
     aug_level: bool = False  # is told how much noise was put on the low-resolution input
     temporal: bool = False  # has layers over time
     fps: bool = False  # is told the frames per second
@@ -250,4 +251,5 @@ class SpaceTimeUNet(nn.Module):
         channels = (6 if self.learns_variance else 3) * self.patch**2
         init = nn.initializers.zeros
         y = convolution(channels, kernel_init=init, divided=(True, False), name="output")(y)
-        return layers.depth_to_space(y, self.patch).astype(jnp.float32)
+        y = layers.depth_to_space(y, self.patch).astype(jnp.float32)
+        return y + low_res if self.residual else y

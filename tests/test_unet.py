@@ -22,6 +22,7 @@ VIDEO_NETWORKS = dict(
     decoder_behind_patches=dict(DECODER, patch=2),
     decoder_with_text_and_learned_variance=dict(DECODER, text=True, learns_variance=True),
     sr=dict(TINY, low_res=True, aug_level=True),
+    sr_of_what_is_missing=dict(TINY, low_res=True, residual=True),
     sr_with_shift_behind_patches=dict(
         TINY, low_res=True, aug_level=True, scale_shift=False, patch=2, learns_variance=True
     ),
@@ -208,6 +209,12 @@ def test_a_loop_over_blocks_of_one_shape_is_the_same():
     np.testing.assert_allclose(looped, y, atol=1e-5)
     close = functools.partial(np.testing.assert_allclose, atol=1e-6)
     jax.tree.map(close, looped_grads, grads)
+
+
+def test_a_fresh_network_of_what_is_missing_gives_its_low_resolution_input():
+    network, arguments = unet.SpaceTimeUNet(**TINY, low_res=True, residual=True), inputs()
+    found, _ = jax.jit(network.init_with_output)(jax.random.key(0), **arguments)
+    np.testing.assert_array_equal(found, arguments["low_res"])
 
 
 def test_dropout_is_that_of_flax():
