@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.max_aug_level = dict(cutout=50, karlo=0, paper=100)[size]  # timesteps
 
     if size == "cutout":
-        common.cutout_optimizer(c, learning_rate=6e-4)
+        common.cutout_optimizer(c, learning_rate=1e-3, name="muon")
         c.num_steps = 2500
         c.save_every = 250
         c.eval.every = 1000

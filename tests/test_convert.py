@@ -257,14 +257,8 @@ def test_a_converted_cascade_samples_from_the_command_line(converted, tmp_path, 
     assert "frames=1 makes an image; say so with --image" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "decoder",
-        pytest.param("interpolation", marks=pytest.mark.slow),
-        pytest.param("sr_256", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decoder", "interpolation", "sr_256"])
 def test_training_on_videos_starts_from_a_converted_stage(converted, tmp_path, name):
     """Inflated by `mav train`, every frame is what the image network makes of it."""
     source = name.replace("interpolation", "decoder")

@@ -53,7 +53,6 @@ STAGES = [
     ("clip", "image"),
     ("prior", "image"),
     ("decoder", "video"),
-    ("sr_768", "image"),
     *(
         pytest.param(*phase, marks=pytest.mark.slow)
         for phase in (
@@ -61,6 +60,7 @@ STAGES = [
             ("interpolation", "video"),
             ("sr_256", "image"),
             ("sr_256", "video"),
+            ("sr_768", "image"),
         )
     ),
 ]

@@ -100,7 +100,10 @@ def image_and_video(config):
     return image, image_params, video, params_lib.inflate(image_params, fresh(video, image))
 
 
-@pytest.mark.parametrize("name", VIDEO_NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("karlo")) for n in VIDEO_NETWORKS],
+)
 def test_a_fresh_video_network_equals_the_image_network_on_every_frame(name):
     """Invariant 1, for videos of four frames and of one."""
     image, image_params, video, video_params = image_and_video(VIDEO_NETWORKS[name])
