@@ -327,3 +327,26 @@ class TransformerBlock(nn.Module):
         y = norm("norm_2")(x).astype(self.dtype)
         y = ACTIVATIONS[self.activation](dense(4 * c, "mlp_1")(y))
         return divisible(x + drop(dense(c, "mlp_2")(y), train))
+
+
+def blend(
+    keyframes: Float[Array, "b f h w 3"], mask: Float[Array, "b f h w 1"]
+) -> Float[Array, "b f h w 3"]:
+    """Known frames (mask 1), linear blends between them, and the nearest before and after them.
+
+    Zero where none is known, as unknown frames have to be.
+    """
+    f = keyframes.shape[1]
+    known, i = mask[:, :, 0, 0, 0] > 0, jnp.arange(f)[None]
+    last = jax.lax.cummax(jnp.where(known, i, -1), axis=1)
+    following = jax.lax.cummin(jnp.where(known, i, f), axis=1, reverse=True)
+    last, following = (
+        jnp.where(last < 0, following, last),
+        jnp.where(following == f, last, following),
+    )
+    share = jnp.where(following > last, (i - last) / jnp.maximum(following - last, 1), 0)
+    share = share[:, :, None, None, None]
+    pick = lambda j: jnp.take_along_axis(
+        keyframes, jnp.clip(j, 0, f - 1)[:, :, None, None, None], axis=1
+    )
+    return (1 - share) * pick(last) + share * pick(following)

@@ -81,7 +81,7 @@ class SpaceTimeUNet(nn.Module):
     context_features: int = 0  # of every context token
     text: bool = False  # takes text embedding and states as well
     low_res: bool = False  # takes a low-resolution input, already upsampled
-    residual: bool = False  # puts out what the low-resolution input lacks, which is then added
+    residual: bool = False  # what it puts out is added to low_res, or to a blend of the keyframes
     aug_level: bool = False  # is told how much noise was put on the low-resolution input
     temporal: bool = False  # has layers over time
     fps: bool = False  # is told the frames per second
@@ -252,4 +252,6 @@ class SpaceTimeUNet(nn.Module):
         init = nn.initializers.zeros
         y = convolution(channels, kernel_init=init, divided=(True, False), name="output")(y)
         y = layers.depth_to_space(y, self.patch).astype(jnp.float32)
-        return y + low_res if self.residual else y
+        if not self.residual:
+            return y
+        return y + (low_res if self.low_res else layers.blend(keyframes, mask))

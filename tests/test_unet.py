@@ -220,6 +220,25 @@ def test_a_fresh_network_of_what_is_missing_gives_its_low_resolution_input():
     np.testing.assert_array_equal(found, arguments["low_res"])
 
 
+@pytest.mark.parametrize("known", [[0, 5, 10, 15], [0], [15], [3, 7], [0, 15], list(range(16))])
+def test_a_blend_of_keyframes_is_numpys_interpolation(known):
+    video = normal((2, 16, 3, 2, 3))
+    mask = np.zeros((2, 16, 3, 2, 1), np.float32)
+    mask[:, known] = 1
+    along = lambda values: np.interp(np.arange(16), known, values[known])
+    wanted = np.apply_along_axis(along, 1, video)
+    np.testing.assert_allclose(layers.blend(video * mask, mask), wanted, atol=1e-6)
+    assert not np.any(layers.blend(video * 0, mask * 0))
+
+
+def test_a_fresh_interpolation_of_what_is_missing_is_a_blend():
+    network, arguments = unet.SpaceTimeUNet(**DECODER, keyframes=True, residual=True), inputs()
+    arguments["mask"][:] = [[[[[i == 1]]] for i in range(FRAMES)]]
+    arguments["keyframes"] *= arguments["mask"]
+    found, _ = jax.jit(network.init_with_output)(jax.random.key(0), **arguments)
+    np.testing.assert_array_equal(found, np.repeat(arguments["keyframes"][:, 1:2], FRAMES, axis=1))
+
+
 def test_dropout_is_that_of_flax():
     x, rngs = normal((4, 5), 0), dict(dropout=jax.random.key(1))
     found = layers.Dropout(0.3).apply({}, x, True, rngs=rngs)
