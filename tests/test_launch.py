@@ -19,7 +19,7 @@ import tiny
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 TRAIN = ["--config", "configs/decoder.py:paper,video", "--workdir", "gs://bucket/runs/decoder"]
-LIMIT = 150  # seconds for a run of two processes
+LIMIT = 240  # seconds for a run of two processes
 
 
 def script(name, *arguments, check=True, **environment):

@@ -230,12 +230,13 @@ def test_interpolation_starts_as_its_decoder(parents, tmp_path):
     stage, params, _ = checkpoint.load_ema(tmp_path)
     video, t = noise.normal((1, 16, 8, 8, 3)), jnp.array([500])
     told = dict(image_embedding=noise.normal((1, 8)), fps=jnp.ones(1))
-    filled = dict(frame_skip=jnp.ones(1), **stages.keyframes(video, jnp.ones((1, 16))))
     expected = decoder.stages["decoder"].network.apply(
         {"params": decoder.params["decoder"]}, video, t, **told
     )
-    found = stage.network.apply({"params": params}, video, t, **told, **filled)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for known in (0, 1):  # what is known is added, see `residual` of the network
+        given = dict(frame_skip=jnp.ones(1), **stages.keyframes(video, known * jnp.ones((1, 16))))
+        found = stage.network.apply({"params": params}, video, t, **told, **given)
+        np.testing.assert_allclose(found, expected + known * video, atol=1e-5)
 
 
 def test_worker_processes_read_the_same_batches(parents):
