@@ -1,6 +1,6 @@
 """Makes docs/pictures/cutout.webp, the picture of the README, with the shipped cascade.
 
-python docs/picture.py      # 5 minutes on two cores
+python docs/picture.py      # 200 s on two cores
 """
 
 import pathlib

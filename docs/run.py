@@ -1,6 +1,6 @@
 """Runs the Python blocks of a page from top to bottom, in this folder, where its pictures go.
 
-python docs/run.py edits        # docs/edits.md; 5 minutes on two cores
+python docs/run.py edits        # docs/edits.md; minutes of both cores
 """
 
 import os

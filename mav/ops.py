@@ -144,8 +144,7 @@ def convolve_video(
 ) -> Float[Array, "b g y x d"]:
     """Convolution over f, h and w, of which TensorFlow's SAME is the padding. For inference.
 
-    On CPUs as a convolution of images, for which XLA has a library: mostly 1.5 to 2.5 times as fast
-    as one of videos (two cores with AVX-512, 3 to 512 channels).
+    On CPUs as a convolution of images, for which XLA has a library, as it has none for videos.
     """
     folded = _winograd if kernel.shape[0] == 3 and strides[0] == 1 else _stacked
     return jax.lax.platform_dependent(
@@ -185,7 +184,7 @@ def _stacked(x, kernel, strides):
 
 def _winograd(x, kernel, strides):
     # Two frames of the output by four convolutions of images instead of six (Lavin & Gray 2016,
-    # F(2, 3) along time). Up to 1.5 times as fast as stacked frames, all of I3D 1.1 times.
+    # F(2, 3) along time). All of I3D was 1.1 times as fast as by stacked frames (two shared cores).
     f = x.shape[1]
     pairs = -(-f // 2)
     x = jnp.pad(x, ((0, 0), (1, 1 + f % 2), (0, 0), (0, 0), (0, 0)))

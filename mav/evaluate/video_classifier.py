@@ -3,7 +3,7 @@
 The judge (`mav.evaluate.classifier`) looks at each frame; this one learns, from drawn clips alone,
 what its looks say in a row: what is seen, where to and how fast it moves, and whether the frames
 are in order. Numbers in its features are comparable with each other, and with none of Kinetics. To
-train it anew (nine minutes of one CPU core; needs `pip install mav[train]`):
+train it anew (needs `pip install mav[train]`):
 
     python -m mav.evaluate.video_classifier --out cutout_video_classifier.safetensors
 """

@@ -1,6 +1,6 @@
 """Quality of the shipped cascade by sampler of the decoder and calls of its network.
 
-    .venv/bin/python tests/benchmarks/samplers.py [--num_prompts 24]    # an hour on two cores
+    .venv/bin/python tests/benchmarks/samplers.py [--num_prompts 24]
 
 Videos of 16 frames of 64 pixels of the prompts of `mav evaluate --protocol cutout`, one candidate
 each, the same seeds for all, judged as there. distance: root mean square in grey levels of 255 from
