@@ -76,6 +76,7 @@ def cutout_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int)
         c.data.fps_end = (0.6, 1.2)  # and at the last step
         c.data.stills = 0  # single images beside each clip, so that nothing of them is forgotten
         c.data.stills_from = "cutout"  # images, where they come from
+        c.data.held_prob = 0.0  # chance that a clip is one of its stills, held at 120 fps
 
 
 def real_data(c: ConfigDict, kind: str, batch_size: int, size: int, crop: int) -> None:

@@ -187,3 +187,16 @@ def test_a_config_makes_its_source(kind):
     source = sources.make(config, 4, 100, tokenizer)
     assert source[5]["frames"].shape == (1 if kind == "images" else 4, 32, 32, 3)
     assert source.view == sources.View(64, 32)
+
+
+def test_held_stills_stand_in_for_clips_as_often_as_asked():
+    config = dict(split="test", seed=3, batch_size=2, size=16, crop=16, crop_at="centre")
+    config |= dict(flip_prob=0.0, fps_start=(1.0, 1.0), fps_end=(1.0, 1.0))
+    config |= dict(videos="cutout", stills=2, stills_from="cutout", held_prob=0.5)
+    source = sources.make(config, 3, 100, None)
+    examples = [source[i] for i in range(64)]
+    for example in examples:
+        held = (example["frames"] == example["stills"][0]).all()
+        assert held == (example["fps"] > 30)  # what moves is never told more than the native fps
+    share = np.mean([example["fps"] == sources.HELD_FPS for example in examples])
+    assert share == pytest.approx(0.5, abs=0.19)  # three deviations of 64

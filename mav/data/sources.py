@@ -16,6 +16,9 @@ from jaxtyping import Float64, Int
 from mav.data import cutout
 from mav.tokenizer import Tokenizer
 
+HELD_FPS = (
+    120.0  # of a picture that is held: the higher the fps, the less moves from frame to frame
+)
 TRIES = 1000  # damaged records in a row: then it is no accident
 
 
@@ -239,11 +242,14 @@ class WithStills:
     """Clips, each with "stills", uint8 [k, crop, crop, 3], of another set beside it.
 
     What a network has learned of pictures is so not lost while it learns of motion.
+    held_prob: chance that a clip gives way to the first of its stills, held for as many frames at
+    `HELD_FPS`. Layers over time so see what no video shows, and learn to leave its shape alone.
     """
 
     clips: Clips
     images: Captioned
     stills: int
+    held_prob: float = 0.0
 
     def __len__(self) -> int:
         return len(self.clips) // self.stills
@@ -251,7 +257,11 @@ class WithStills:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         chosen = range(int(i) * self.stills, (int(i) + 1) * self.stills)
         stills = np.concatenate([self.images[k]["frames"] for k in chosen])
-        return dict(self.clips[i], stills=stills)
+        clip = dict(self.clips[i], stills=stills)
+        if np.random.default_rng((self.clips.seed, int(i), 1)).random() < self.held_prob:
+            held = np.repeat(stills[:1], self.clips.num_frames, axis=0)
+            clip |= dict(frames=held, fps=np.float32(HELD_FPS))
+        return clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,4 +331,5 @@ def make(
             "there are no stills to learn from; name them by --config.data.stills_from."
         )
     images = open_source("images", config["stills_from"], config["split"])
-    return WithStills(clips, Captioned(images, None, seed, view), config["stills"])
+    stills = Captioned(images, None, seed, view)
+    return WithStills(clips, stills, config["stills"], config["held_prob"])

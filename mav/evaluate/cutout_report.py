@@ -25,9 +25,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"# Cutout protocol: {report['cascade']}",
         f"{report['num_prompts']} prompts, {settings['frames']} frames of {settings['size']} x "
         f"{settings['size']} at {report['fps']:g} fps, seed {report['seed']}; {report['num_real']} "
-        "real videos for each generated one; {report['clips']} real clips for each stage. ± is the "
-        "standard error over videos. Lengths are in widths of the frame, changes in grey levels of "
-        "255. The target is what must be reached, the goal what is wanted.",
+        f"real videos for each generated one; {report['clips']} real clips for each stage. ± is "
+        "the standard error over videos. Lengths are in widths of the frame, changes in grey "
+        "levels of 255. The target is what must be reached, the goal what is wanted.",
         _table(
             ("stage", "measure", "found", "target", "", "goal", ""),
             *(
