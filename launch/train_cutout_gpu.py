@@ -1,13 +1,13 @@
 """Trains the embedded cascade further on one GPU, in minutes.
 
-    python launch/train_cutout_gpu.py draw POOL [--workers 13]    until it is stopped
-    python launch/train_cutout_gpu.py train POOL OUT --stages decoder:300 prior:20
+    python -m launch.train_cutout_gpu draw POOL [--workers 13]    until it is stopped
+    python -m launch.train_cutout_gpu train POOL OUT --stages decoder:480 sr_256:110
 
 The small networks learn faster than a host can feed them, so the two are apart: `draw` fills the
 folder POOL with examples on all cores, and `train` holds those that are there on the device and
 draws its batches from them, many steps to a call. A stage starts from the shipped one, and its
 learning rate falls to zero as its seconds end. It leaves OUT/<stage>.safetensors and a line per
-call in OUT/<stage>.jsonl. Needs JAX, flax, optax, orbax, tokenizers and resvg_py.
+call in OUT/<stage>.jsonl. Needs JAX, flax, optax, orbax and resvg_py.
 """
 
 import argparse
@@ -26,23 +26,20 @@ import numpy as np
 
 from mav import cascade, recipe
 from mav import params as params_lib
-from mav import tokenizer as tokenizer_lib
 from mav.data import sources
 
 EXAMPLES = 32  # in one file of the pool
 STEPS = 10  # in one call of the device
 SHOWN = ("step", "seconds", "examples", "loss", "skipped")
-RUNS = dict(  # phase, share of the drawing, examples held, and what differs from the config
+RUNS = dict(  # share of the drawing, examples held, and what differs from the config
     decoder=dict(
-        phase="video",
         draws=7,
         capacity=64_000,
         batch_size=32,
-        data=dict(stills=4, held_prob=0.3, fps_start=(0.8, 4.0), fps_end=(0.8, 4.0)),
+        data=dict(fps_start=(0.8, 6.0), fps_end=(0.8, 6.0)),
         optimizer=dict(learning_rate=1.5e-3, cooldown=0.5),
     ),
     interpolation=dict(
-        phase="video",
         draws=3,
         capacity=40_000,
         batch_size=32,
@@ -52,28 +49,20 @@ RUNS = dict(  # phase, share of the drawing, examples held, and what differs fro
         loss=dict(
             masks=dict(every=0.55, first=0.15, last=0.05, ends=0.15, one=0.1),
             logit_normal=(1.5, 1.5),
+            perceptual=0.0,  # it prefers sharp guesses to near ones
         ),
         optimizer=dict(learning_rate=1.2e-3, cooldown=0.5),
     ),
     sr_256=dict(
-        phase="video",
         draws=2,
         capacity=24_000,
         batch_size=16,
         optimizer=dict(learning_rate=1e-3, cooldown=0.5),
     ),
     sr_768=dict(
-        phase="image",
         draws=1,
         capacity=60_000,
         batch_size=64,
-        optimizer=dict(learning_rate=1e-3, cooldown=0.5),
-    ),
-    prior=dict(
-        phase="image",
-        draws=1,
-        capacity=200_000,
-        batch_size=1024,
         optimizer=dict(learning_rate=1e-3, cooldown=0.5),
     ),
 )
@@ -82,7 +71,7 @@ RUNS = dict(  # phase, share of the drawing, examples held, and what differs fro
 def make_config(name: str):
     """The config of a stage's last phase, with what its entry in RUNS changes."""
     run = RUNS[name]
-    config = importlib.import_module(f"configs.{name}").get_config(f"cutout,{run['phase']}")
+    config = importlib.import_module(f"configs.{name}").get_config("cutout")
     for table in ("data", "loss", "optimizer"):
         config[table].update(run.get(table, {}))
     config.data.batch_size = run["batch_size"]
@@ -94,11 +83,7 @@ def make_config(name: str):
 def make_source(name: str):
     """Endless examples of a stage, as `mav train` would read them."""
     config = make_config(name)
-    tokenizer = None
-    if name == "prior":
-        path = cascade.resolve("cutout") / "tokenizer.json"
-        tokenizer = tokenizer_lib.Tokenizer.load(path, config.inputs.max_tokens)
-    return sources.make(config.data, config.get("frames", 1), 1, tokenizer)
+    return sources.make(config.data, config.get("frames", 1), 1, None)
 
 
 # Drawing

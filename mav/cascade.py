@@ -40,8 +40,10 @@ class Settings:
     candidates: samples of prior and decoder, 1 where not named, of which the one nearest to what
     was told in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it
     already shows what they become, and only one is finished. fps: frames per second of the 16
-    frames of the decoder. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16,
-    or more, which are interpolated; beyond the decoder's frames a video goes on window by window,
+    frames of the decoder. still_fps: at which nothing moves, as a decoder has learned that saw
+    pictures held as clips; its guidance then leads away from there too, so that more moves; None
+    for other decoders. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or
+    more, which are interpolated; beyond the decoder's frames a video goes on window by window,
     each from the last `overlap` frames. size: 64, 256 or 768, where the cascade stops. chunk:
     frames that sr_768 takes at once, which bounds memory.
     """
@@ -56,6 +58,7 @@ class Settings:
     guidance_rescale: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dynamic_threshold: Mapping[str, float] = dataclasses.field(default_factory=dict)
     fps: float = 3.0
+    still_fps: float | None = None
     frame_skip: int = 5
     frames: int = 76
     overlap: int = 4
@@ -358,6 +361,11 @@ class Cascade:
                 )
         if not 1 <= settings.fps <= 30:
             raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
+        if settings.still_fps is not None and not settings.still_fps > settings.fps:
+            raise ValueError(
+                f"still_fps={settings.still_fps} must be more than fps={settings.fps}; less moves "
+                "between frames that follow faster."
+            )
         if settings.chunk < 1:
             raise ValueError(f"chunk={settings.chunk} must be at least 1.")
         for stage, number in settings.candidates.items():
@@ -548,6 +556,8 @@ class Cascade:
         if stage.network.fps:
             cond["fps"] = jnp.full(b, settings.fps)
         null = dict(drop_image=jnp.ones(b, bool))
+        if stage.network.fps and settings.still_fps is not None:
+            null["fps"] = jnp.full(b, settings.still_fps)
         if stage.network.text:
             text, no_text = self.embed_text(prompt, b, negative)
             cond, null = cond | text, null | no_text

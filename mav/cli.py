@@ -326,6 +326,9 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     sub.add_argument(
         "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
     )
+    sub.add_argument(
+        "--still_fps", type=float, help="fps at which nothing moves, from which guidance leads away"
+    )
     sub.add_argument("--frame_skip", type=int, help="output frames per decoder frame")
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels")
     if length:
@@ -577,7 +580,7 @@ def show(options: argparse.Namespace) -> None:
 
 def _changes(options: argparse.Namespace) -> dict:
     """The settings that options name."""
-    plain = ("fps", "frame_skip", "size", "frames", "overlap", "chunk")
+    plain = ("fps", "still_fps", "frame_skip", "size", "frames", "overlap", "chunk")
     found = {name: getattr(options, name, None) for name in plain}
     found = {name: value for name, value in found.items() if value is not None}
     return found | _tables(options)

@@ -262,6 +262,16 @@ def test_guidance_is_that_of_the_settings(cascade, monkeypatch):
     assert {call[0::2] for call in seen[:-4]} == {("prior", 1.0, 0.9)}
 
 
+def test_guidance_leads_away_from_what_stands_still(cascade):
+    """Where the decoder knows of an fps at which nothing moves; else all are told the same."""
+    features = dict(cascade.stages["decoder"].inputs)["embedding_features"]
+    ask = lambda **kw: cascade.ask_decoder(np.zeros((1, features)), cascade.settings.updated(kw))
+    (b, *_), cond, null = ask(fps=2.0, still_fps=120.0)
+    np.testing.assert_array_equal(cond["fps"], np.full(b, 2.0))
+    np.testing.assert_array_equal(null["fps"], np.full(b, 120.0))
+    assert "fps" not in ask(fps=2.0)[2]
+
+
 def test_the_cascade_stops_where_it_is_told(cascade):
     sample = lambda **kw: cascade.text_to_video(PROMPT, progress=cascade_lib.silent, **kw)
     assert sample(size=8, frames=16).shape == (16, 8, 8, 3)
@@ -293,6 +303,7 @@ def test_each_stage_compiles_its_network_once(cascade):
         (dict(overlap=16), "overlap=16 is impossible; choose 1 to 15 frames"),
         (dict(frame_skip=4), "frame_skip=4 is impossible; choose 1, 3, 5, 15"),
         (dict(fps=0), "fps=0 is impossible; choose 1 to 30"),
+        (dict(fps=3.0, still_fps=3.0), "still_fps=3.0 must be more than fps=3.0"),
         (dict(steps={"decoder": 0}), "decoder: steps=0 must lie between 1 and 1000"),
         (dict(steps={"decodr": 5}), "steps names the stage 'decodr'; choose among prior"),
         (dict(sampler={"decoder": "euler"}), "decoder: sampler='euler' is unknown"),
