@@ -267,6 +267,7 @@ def report(tmp_path_factory, judge):
     return found, (out / "report.md").read_text(), told
 
 
+@pytest.mark.slow
 def test_every_stage_has_its_own_numbers(report):
     found, page, told = report
     lines = {(line["stage"], line["name"]): line for line in found["verdict"]}
@@ -290,6 +291,7 @@ def test_every_stage_has_its_own_numbers(report):
     ]
 
 
+@pytest.mark.slow
 def test_goals_are_beside_targets(report):
     found, page, _ = report
     lines = {line["name"]: line for line in found["verdict"]}
@@ -311,6 +313,7 @@ def test_goals_are_beside_targets(report):
     assert "| target |  | goal |  |" in page
 
 
+@pytest.mark.slow
 def test_a_cascade_without_a_stage_says_that_it_was_not_measured(report):
     found, _, _ = report
     stages = dict(found["stages"], sr_768=None, interpolation=None)

@@ -51,6 +51,7 @@ def test_that_the_test_above_can_fail():
         run("import mav.train")
 
 
+@pytest.mark.slow
 def test_the_example_of_single_modules_runs_on_a_base_install():
     code = "sys.argv[0] = 'x'; runpy.run_path('examples/modules.py', run_name='__main__')"
     printed = run(code, "cutout")

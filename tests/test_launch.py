@@ -105,7 +105,7 @@ def small(tmp_path_factory):
     """Arguments of `mav train` for a run of seconds, of batches of 4."""
     parents = tmp_path_factory.mktemp("cascade")
     tiny.write(parents)
-    return tiny.train_arguments(parents)
+    return tiny.train_arguments(parents, "sr_768")
 
 
 def two_processes(small, workdir, launcher, **environment):

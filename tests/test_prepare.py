@@ -209,6 +209,7 @@ def test_a_build_gives_the_same_bytes_again(corpus, built, tmp_path, processes):
     assert contents(tmp_path / "again") == contents(built)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
     """Two hours at 2 fps after a minute: 20 MB more, and 78 MB if all frames were kept."""

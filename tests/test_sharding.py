@@ -18,12 +18,12 @@ BATCH = 8
 SLOW = pytest.mark.slow
 MESHES = [
     dict(data=2, tensor=2, context=2),
-    pytest.param(dict(data=8), marks=SLOW),
-    pytest.param(dict(fsdp=4, context=2), marks=SLOW),
-    pytest.param(dict(fsdp=8), marks=SLOW),
-    pytest.param(dict(tensor=2), marks=SLOW),
-    pytest.param(dict(context=8), marks=SLOW),
-    pytest.param(dict(data=2, fsdp=2, tensor=2), marks=SLOW),
+    dict(data=8),
+    dict(fsdp=4, context=2),
+    dict(fsdp=8),
+    dict(tensor=2),
+    dict(context=8),
+    dict(data=2, fsdp=2, tensor=2),
 ]
 
 
@@ -94,17 +94,19 @@ def alone(stage):
     return train(*make(stage), dict(data=1))
 
 
+@SLOW
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_each_mesh_trains_as_one_device(shape):
     assert_same(train(*make("decoder"), shape), alone("decoder"))
 
 
-@pytest.mark.parametrize("stage", ["prior", "clip", "sr_256"])
+@pytest.mark.parametrize("stage", ["clip", "sr_256", pytest.param("prior", marks=SLOW)])
 def test_each_stage_trains_on_a_mesh_as_on_one_device(stage):
     assert_same(train(*make(stage), dict(fsdp=2, tensor=2, context=2)), alone(stage))
 
 
-@pytest.mark.parametrize("remat", ["blocks", pytest.param("products", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("remat", ["blocks", "products"])
 def test_what_is_computed_again_is_the_same(remat):
     assert_same(train(*make("decoder", remat), dict(data=1)), alone("decoder"))
 
@@ -121,10 +123,11 @@ def test_a_step_in_microbatches_follows_the_mean_of_their_gradients():
     parts, _, _ = make("sr_768", microbatches=2)
     params = noise.params(stages.param_shapes(whole.stage), seed=0)
     key = jax.random.key(0)
-    _, _, found = parts._gradients(params, {}, batch, parents, key)
+    gradients = lambda recipe: jax.jit(recipe._gradients)
+    _, _, found = gradients(parts)(params, {}, batch, parents, key)
     halves = [{name: rows[i::2] for name, rows in batch.items()} for i in range(2)]
     expected = [
-        whole._gradients(params, {}, half, parents, k)[2]
+        gradients(whole)(params, {}, half, parents, k)[2]
         for half, k in zip(halves, jax.random.split(key), strict=True)
     ]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *expected)
@@ -147,15 +150,8 @@ def gathers(shape):
     return kernels, [np.prod(dims) for dims in found if dims in shapes]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        dict(tensor=2),
-        pytest.param(dict(data=8), marks=SLOW),
-        pytest.param(dict(context=8), marks=SLOW),
-    ],
-    ids=str,
-)
+@SLOW
+@pytest.mark.parametrize("shape", [dict(tensor=2), dict(data=8), dict(context=8)], ids=str)
 def test_parameters_are_not_gathered_where_each_device_has_what_it_needs(shape):
     kernels, found = gathers(shape)
     # Not nothing: the three results of the last kernel cannot be divided, and the keys of a few
@@ -174,6 +170,7 @@ def test_divided_parameters_are_gathered_for_use_and_averages_are_not():
     assert 0 < len(found) <= 2 * len(divided)
 
 
+@SLOW
 def test_stills_count_as_much_as_frames_of_clips():
     trained, parents, batch = make("decoder")
     params = noise.params(stages.param_shapes(trained.stage), seed=0)

@@ -52,15 +52,15 @@ def stopping(calls, function):
 STAGES = [
     ("clip", "image"),
     ("prior", "image"),
-    ("decoder", "video"),
+    ("sr_768", "image"),
     *(
         pytest.param(*phase, marks=pytest.mark.slow)
         for phase in (
             ("decoder", "image"),
+            ("decoder", "video"),
             ("interpolation", "video"),
             ("sr_256", "image"),
             ("sr_256", "video"),
-            ("sr_768", "image"),
         )
     ),
 ]
@@ -158,6 +158,7 @@ def test_a_run_that_cannot_go_on_stops_with_what_it_has_saved(parents, tmp_path)
     assert logged[-1]["skipped"] == newest(tmp_path)["skipped"][0] >= 5
 
 
+@pytest.mark.slow
 def test_samples_of_a_video_network_can_be_watched(parents, tmp_path):
     config = tiny.small("decoder", "video", parents, num_steps=2)
     config.eval.update(every=2, num_examples=3)
@@ -221,6 +222,7 @@ def test_a_run_goes_on_with_another_mesh(before, after, parents, tmp_path, monke
     assert abs(alone[2] / alone[0] - 1) > 0.01  # or starting anew would look alike
 
 
+@pytest.mark.slow
 def test_interpolation_starts_as_its_decoder(parents, tmp_path):
     config = tiny.small("interpolation", "video", parents, num_steps=1)
     config.init = str(parents)
@@ -253,6 +255,7 @@ def test_worker_processes_read_the_same_batches(parents):
             np.testing.assert_array_equal(wanted["fps"][1], source[2 * step + 1]["fps"])
 
 
+@pytest.mark.slow
 def test_temporal_training_leaves_all_other_parameters_alone(parents, tmp_path):
     config = tiny.small("decoder", "video", parents, num_steps=2)
     config.init = str(parents)
@@ -309,6 +312,7 @@ def test_muon_moves_hidden_matrices_alike_in_all_directions_and_the_rest_as_adam
         recipe.make_optimizer({**config, "name": "sgd"}, lambda step: 0.5)
 
 
+@pytest.mark.slow
 def test_a_small_decoder_learns_one_batch(parents):
     config = tiny.small("decoder", "image", parents)
     config.optimizer.update(cooldown=0.0, learning_rate=1e-2, ema_decay=0.9)
@@ -326,6 +330,7 @@ def test_a_small_decoder_learns_one_batch(parents):
     assert np.mean(losses[-50:]) < 0.4 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_finished_runs_become_a_cascade_that_samples(parents, tmp_path):
     for name in ("clip", "prior"):
         train.run(tiny.small(name, "image", parents, num_steps=1), tmp_path / name)

@@ -105,17 +105,23 @@ def write(folder):
     cascade.write_index(folder, "tiny", SETTINGS, provenance)
 
 
-def train_arguments(folder):
-    """Of `mav train`, for a decoder in miniature that CLIP of the cascade in `folder` tells."""
-    network = CONFIGS["decoder"]["network"]
-    values = {f"network.{k}": tuple(v) if isinstance(v, list) else v for k, v in network.items()}
-    values |= {"inputs.embedding_features": INPUTS["embedding_features"]}
-    values |= {"size": 8, "data.size": 8, "data.crop": 8, "data.batch_size": 4, "data.prefetch": 2}
+def train_arguments(folder, stage="decoder"):
+    """Of `mav train`, for decoder or sr_768 in miniature; CLIP is of the cascade in `folder`."""
+    small = CONFIGS[stage]
+    network = {k: tuple(v) if isinstance(v, list) else v for k, v in small["network"].items()}
+    values = {f"network.{k}": v for k, v in network.items()}
+    size = small["size"]
+    values |= {"size": size, "data.size": size, "data.crop": size}
+    values |= {"data.batch_size": 4, "data.prefetch": 2}
+    if stage == "decoder":
+        values |= {"inputs.embedding_features": INPUTS["embedding_features"], "data.stills": 0}
+    else:
+        values |= {"low_size": small["low_size"]}
     values |= {"eval.every": 100, "eval.num_examples": 2, "eval.num_steps": 1, "log_every": 1}
-    values |= {"optimizer.name": "adamw", "optimizer.warmup_steps": 1, "data.stills": 0}
+    values |= {"optimizer.name": "adamw", "optimizer.warmup_steps": 1}
     values |= {"num_steps": 4, "save_every": 2, "clip": folder}
-    config = pathlib.Path(__file__).parent.parent / "configs" / "decoder.py"
-    return ["--config", f"{config}:cutout,video"] + [f"--config.{k}={v}" for k, v in values.items()]
+    config = pathlib.Path(__file__).parent.parent / "configs" / f"{stage}.py"
+    return ["--config", f"{config}:cutout"] + [f"--config.{k}={v}" for k, v in values.items()]
 
 
 def small(stage, phase, parents, num_steps=4):
