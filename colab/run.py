@@ -1,7 +1,7 @@
 """Runs notebooks from top to bottom, and keeps the pictures that they made.
 
-    python colab/run.py                        # all, half an hour on two cores
-    python colab/run.py colab/edit.ipynb ...
+    python colab/run.py                        # all, minutes on two cores
+    python colab/run.py colab/from_unclip_to_video.ipynb ...
 
 Needs the extra `test`. What has no place in a file is dropped: videos, progress bars, counters.
 """
