@@ -117,6 +117,7 @@ def train_arguments(folder, stage="decoder"):
         values |= {"inputs.embedding_features": INPUTS["embedding_features"], "data.stills": 0}
     else:
         values |= {"low_size": small["low_size"]}
+        del values["network.head_dim"]  # it has no attention
     values |= {"eval.every": 100, "eval.num_examples": 2, "eval.num_steps": 1, "log_every": 1}
     values |= {"optimizer.name": "adamw", "optimizer.warmup_steps": 1}
     values |= {"num_steps": 4, "save_every": 2, "clip": folder}
