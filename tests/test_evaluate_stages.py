@@ -136,6 +136,7 @@ def test_shuffled_clips_keep_their_frames_and_every_other_keeps_its_order():
     np.testing.assert_array_equal(found["order"], [0, 1, 0, 1])
 
 
+@pytest.mark.slow
 def test_faults_lie_farther_from_real_videos_than_real_videos_do(judge, watcher, monkeypatch):
     monkeypatch.setattr(cutout, "RESAMPLES", 3)
     rng = np.random.default_rng(0)

@@ -248,7 +248,13 @@ def test_every_other_step_is_told_what_the_network_predicts_of_the_noise_alone()
 UNTAUGHT = ("k/bias", "mean", "std")
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("decoder", "interpolation")))
+        for name in tiny.CONFIGS
+    ],
+)
 def test_every_parameter_of_every_stage_learns(name):
     changes = {}
     if name == "decoder":  # by the hybrid loss

@@ -167,6 +167,7 @@ def test_samples_of_a_video_network_can_be_watched(parents, tmp_path):
     assert video.shape == (16, 2 * 8, 3 * 8, 3)  # real ones above those of the network
 
 
+@pytest.mark.slow
 def test_the_profiler_records_the_steps_that_it_is_asked_for(parents, tmp_path):
     config = tiny.small("sr_768", "image", parents, num_steps=3)
     config.profile_at = 2  # and is stopped by the end of the run
@@ -204,6 +205,7 @@ def newest_step(folder):
     return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(dict(data=2), dict(fsdp=2, tensor=2))], ids=str)
 def test_a_run_goes_on_with_another_mesh(before, after, parents, tmp_path, monkeypatch):
     def run(name, mesh):

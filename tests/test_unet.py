@@ -32,6 +32,7 @@ VIDEO_NETWORKS = dict(
     ),
     karlo_sr=dict(sr_256_config.NETWORKS["karlo"], width=32, low_res=True),
 )
+SLOW = ("decoder", "sr", "one_level", "karlo_decoder", "karlo_sr")  # others have their parts
 FRAMES = 4
 
 
@@ -102,7 +103,7 @@ def image_and_video(config):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("karlo")) for n in VIDEO_NETWORKS],
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in VIDEO_NETWORKS],
 )
 def test_a_fresh_video_network_equals_the_image_network_on_every_frame(name):
     """Invariant 1, for videos of four frames and of one."""
@@ -188,6 +189,7 @@ def enlarged(interpolation, decoder):
     return params_lib.unflatten(params | {"input/space/kernel": np.ones(wider.shape)})
 
 
+@pytest.mark.slow
 def test_a_loop_over_blocks_of_one_shape_is_the_same():
     """Values and gradients, with fewer convolutions in the program."""
     config = dict(
