@@ -6,7 +6,6 @@
 Needs the extra `test`. What has no place in a file is dropped: videos, progress bars, counters.
 """
 
-import os
 import pathlib
 import sys
 import tempfile
@@ -15,7 +14,6 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = pathlib.Path(__file__).parent
-KEPT = ("image/jpeg", "image/png", "text/plain")  # kinds of outputs that are stored
 LIMIT = 1200  # seconds that a cell may take
 
 
@@ -26,21 +24,18 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     Raises nbclient's CellExecutionError for an error, and ValueError for a warning.
     """
     notebook = nbformat.read(path, as_version=4)
-    # The command `mav` lies beside the Python that runs this.
-    paths = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
     with tempfile.TemporaryDirectory() as folder:
         (pathlib.Path(folder) / "repository").symlink_to(HERE.parent)
         place = {"metadata": {"path": folder}}
         quiet = ["--Application.log_level=40"]  # of the kernel about itself
-        client = NotebookClient(
+        NotebookClient(
             notebook, timeout=LIMIT, kernel_name="python3", extra_arguments=quiet, resources=place
-        )
-        client.execute(env=os.environ | dict(PATH=paths))
+        ).execute()
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
             said = "".join(o.text for o in cell.outputs if o.get("name") == "stderr")
-            if "Warning" in said:
+            if "warning" in said.lower():
                 raise ValueError(f"{path.name} warns: {said.strip()}\nin the cell\n{cell.source}")
             cell.outputs = [kept for output in cell.outputs if (kept := clean(output))]
             cell.execution_count = None
@@ -55,13 +50,12 @@ def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """An output as it is stored, or None."""
     if output.output_type == "stream":
         return output if output.name == "stdout" else None
-    data = {kind: value for kind, value in output.data.items() if kind in KEPT}
-    if set(data) > {"text/plain"}:
-        del data["text/plain"]  # "<IPython.core.display.Image object>"
-    plays = "text/html" in output.data or any("widget" in kind for kind in output.data)
-    if not data or (plays and set(data) == {"text/plain"}):
+    # Beside what can be seen there is text, as "<IPython.core.display.Image object>".
+    seen = {kind: value for kind, value in output.data.items() if kind != "text/plain"}
+    images = {kind: value for kind, value in seen.items() if kind.startswith("image/")}
+    if seen and not images:
         return None
-    output.data, output.metadata = data, {}
+    output.data, output.metadata = images or output.data, {}
     if "execution_count" in output:
         output.execution_count = None
     return output

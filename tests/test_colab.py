@@ -14,11 +14,10 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
-from mav import Cascade, Settings, edits
+from mav import Cascade
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-SETTINGS = set(Settings.__dataclass_fields__)
 over_notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -35,20 +34,14 @@ def resolve(node, names):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):
         owner = resolve(node.value, names)
-        if owner is not None and (inspect.ismodule(owner) or owner is Cascade):
-            if owner is Cascade and node.attr in Cascade.__dataclass_fields__:
-                return None
+        is_method = owner is Cascade and node.attr not in Cascade.__dataclass_fields__
+        if inspect.ismodule(owner) or is_method:
             return getattr(owner, node.attr)  # AttributeError: the notebook has fallen behind
     return None
 
 
 def takes(function):
     """Names of the arguments that a function takes; None if it takes any."""
-    if function in (getattr(Cascade, name) for name in ("text_to_video", "text_to_image")):
-        return {*inspect.signature(Cascade.text_to_video).parameters, *SETTINGS}
-    edit = getattr(edits, getattr(function, "__name__", ""), None)
-    if edit is not None and function is getattr(Cascade, edit.__name__, None):
-        return {*inspect.signature(edit).parameters, *SETTINGS}
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -57,7 +50,7 @@ def takes(function):
 
 @over_notebooks
 def test_what_a_notebook_calls_is_there_and_takes_what_it_is_given(path):
-    names = {"cascade": Cascade, "watched": Cascade}
+    names = {"cascade": Cascade}
     calls = 0
     for node in ast.walk(code(path)):
         if isinstance(node, ast.Import):
@@ -89,8 +82,6 @@ def test_a_notebook_is_opened_and_installed_from_the_address_of_the_project(path
     assert f"({shown}/blob/main/colab/{path.name})" in cells[0].source
     install = next(cell.source for cell in cells if cell.cell_type == "code")
     assert f"git clone --quiet --depth 1 {address} repository" in install
-    extra = install.partition('"./repository[')[2].partition("]")[0]
-    assert not extra or extra in project["optional-dependencies"]
 
 
 @over_notebooks

@@ -101,10 +101,15 @@ def test_beam_gets_the_options_of_its_runner():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def parents(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cascade")
+    tiny.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(parents):
     """Arguments of `mav train` for a run of seconds, of batches of 4."""
-    parents = tmp_path_factory.mktemp("cascade")
-    tiny.write(parents)
     return tiny.train_arguments(parents, "sr_768")
 
 
@@ -203,10 +208,11 @@ wait -n && wait -n
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * LIMIT)
-def test_when_one_process_is_killed_the_other_says_so_and_the_next_run_goes_on(small, tmp_path):
+def test_when_one_process_is_killed_the_other_says_so_and_the_next_run_goes_on(parents, tmp_path):
     workdir = tmp_path / "run"
     # Nothing depends on the number of steps, so that runs of all lengths begin alike.
-    small = [*small, "--config.optimizer.cooldown=0.0", "--config.data.fps_end=(1.5, 1.0)"]
+    small = tiny.train_arguments(parents)
+    small += ["--config.optimizer.cooldown=0.0", "--config.data.fps_end=(1.5, 1.0)"]
     steps = lambda: [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     run = two_processes([*small, "--config.num_steps=100000"], workdir, HOSTS)
     deadline = time.monotonic() + LIMIT

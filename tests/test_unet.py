@@ -192,9 +192,7 @@ def enlarged(interpolation, decoder):
 @pytest.mark.slow
 def test_a_loop_over_blocks_of_one_shape_is_the_same():
     """Values and gradients, with fewer convolutions in the program."""
-    config = dict(
-        DECODER, multipliers=(1,), attention_levels=(0,), depth=3, temporal=True, remat="blocks"
-    )
+    config = dict(DECODER, multipliers=(1, 2), depth=3, temporal=True, remat="blocks")
     networks = [unet.SpaceTimeUNet(**config, scan=scan) for scan in (False, True)]
     params, arguments = noise.params(shapes(networks[0])), inputs()
     assert shapes(networks[1]) == shapes(networks[0])
@@ -203,8 +201,9 @@ def test_a_loop_over_blocks_of_one_shape_is_the_same():
         program = jax.make_jaxpr(network.apply)({"params": params}, **arguments)
         return str(program).count("conv_general_dilated[")
 
-    # 9 blocks with 4 each. Loops take the 3 on the way down and the 4 on the way up.
-    assert [convolutions(network) for network in networks] == [9 * 4 + 4, 4 * 4 + 4]
+    # 18 blocks with 4 each. Loops take the 3 of level 0 and 2 of level 1 on the way down, the first
+    # 3 of level 1 and the last 3 of level 0 on the way up.
+    assert [convolutions(network) for network in networks] == [18 * 4 + 4, 11 * 4 + 4]
 
     def loss(params, network):
         y = network.apply({"params": params}, **arguments)
