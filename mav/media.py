@@ -115,10 +115,12 @@ def check_writable(path: PathLike, kinds: Iterable[str] | None = None) -> pathli
         raise FileNotFoundError(f"cannot write {path}: no folder {folder}; create it first.")
     if path.exists() and not path.is_file():
         raise OSError(f"cannot write {path}: it is not a file; choose another name.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"cannot write {path}: no permission in {folder}; choose another folder."
-        )
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # asking for permission says yes to root anywhere
+            pass
+    except OSError as error:
+        reason = f"no file can be made in {folder} ({error.strerror}); choose another folder."
+        raise OSError(f"cannot write {path}: {reason}") from error
     return path
 
 

@@ -1,4 +1,5 @@
 import itertools
+import pathlib
 import zipfile
 
 import av
@@ -240,6 +241,13 @@ def test_a_folder_holds_exactly_the_frames(tmp_path):
         media.read(tmp_path / "empty")
     with pytest.raises(OSError, match="name a new folder"):
         media.check_writable(tmp_path / "a", media.MAX_FPS)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc").is_dir(), reason="a folder of Linux")
+def test_a_folder_that_takes_no_file_is_told_before_the_work():
+    """Not even from root, whom `os.access` grants everything."""
+    with pytest.raises(OSError, match=r"no file can be made in /proc .*choose another folder"):
+        media.check_writable("/proc/a.mp4")
 
 
 def test_an_interrupted_folder_is_gone(tmp_path):
