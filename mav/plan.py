@@ -2,11 +2,12 @@
 
     mav plan --config configs/decoder.py:paper,video --topology v5e:16x16 --mesh data=4,fsdp=64
 
-The real program is compiled ahead of time for the slice, by libtpu alone.
+The real program is compiled ahead of time for the slice, by libtpu alone, in a process of its own.
+That ends once every operation has its time and place: kernels, which take most of a compilation and
+change none of the answers, are not made.
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -14,8 +15,10 @@ import math
 import os
 import pathlib
 import re
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mav import cascade, checkpoint, program, samplers, sharding, stages
+from mav import cascade, checkpoint, hlo, program, samplers, sharding, stages
 from mav import params as params_lib
 from mav import recipe as recipe_lib
 
@@ -32,23 +35,25 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a chip can do (FACTS.md 3.1). Rates are per second; links count both directions."""
+    """What a chip can do (FACTS.md 3.1). Rates are per second; links count both directions.
+
+    options: of its topology.
+    """
 
     flops: float  # bfloat16
-    memory: float  # bytes
+    memory: float  # bytes that libtpu 0.0.52 gives to programs, a little less than there are
     memory_rate: float
     link_rate: float
+    options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 CHIPS = dict(
-    v4=Chip(275e12, 32 * GIB, 1200e9, 300e9),
-    v5e=Chip(197e12, 16 * GIB, 819e9, 400e9),
-    v5p=Chip(459e12, 95 * GIB, 2765e9, 1200e9),
-    v6e=Chip(918e12, 32 * GIB, 1638e9, 800e9),
+    v4=Chip(275e12, 30.75 * GIB, 1200e9, 300e9, dict(chip_config_name="megacore")),
+    v5e=Chip(197e12, 15.75 * GIB, 819e9, 400e9),
+    v5p=Chip(459e12, 95.73 * GIB, 2765e9, 1200e9),
+    v6e=Chip(918e12, 31.24 * GIB, 1638e9, 800e9),
 )
-COLLECTIVES = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
-)  # fmt: skip
+POLL = 0.2  # seconds between looks at what the compiler has written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Report:
 
     memory: bytes by kind, and what the compiler says it needs in all. fits: whether that is less
     than the chip has. collectives: for each kind how many, and the bytes that they leave on a chip.
-    seconds: by resource; the longest is the least that a step can take. cached: whether the report
-    is from an earlier compilation of the same program.
+    seconds: by resource; the longest is the least that a step can take. plan_seconds: until the
+    answers were there. cached: whether the report is from an earlier call for the same program.
     """
 
     program: str
@@ -73,7 +78,7 @@ class Report:
     bytes_moved: float
     collectives: dict[str, dict[str, float]]
     seconds: dict[str, float]
-    compile_seconds: float
+    plan_seconds: float
     steps: int
     cached: bool = False
 
@@ -117,31 +122,110 @@ def run(
         values = params_lib.read_json(path)
         names = {field.name for field in dataclasses.fields(Report)}
         return Report(**{k: v for k, v in values.items() if k in names} | dict(cached=True))
-    chip, devices = describe(topology)
-    mesh = sharding.make_mesh(config.mesh, devices)
-    with sharding.use(mesh):
-        make = sampling_step if sample else training_step
-        function, arguments, memory, steps = make(config, clip_config, mesh)
-        repeats = 1 if sample else config.microbatches
-        report = measure(function, arguments, chip, mesh, repeats)
-    report = Report(
-        program=f"{config.stage} {'sampling' if sample else 'training'} step",
-        topology=topology,
-        mesh={axis: length for axis, length in mesh.shape.items() if length > 1},
-        chips=mesh.size,
-        batch_size=config.data.batch_size,
-        memory=memory | report.pop("memory"),
-        steps=steps,
-        **report,
-    )
+    report = compiled(config, clip_config, topology, sample)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         params_lib.write_json(path, report.to_json())
     return report
 
 
-def describe(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """Chip and compile-only devices of a slice. Raises ValueError if there is no such slice."""
+def compiled(config: ConfigDict, clip_config: ConfigDict, topology: str, sample: bool) -> Report:
+    """Compiles in another process, and reads memory, work and collectives off the program."""
+    start = time.monotonic()
+    request = dict(
+        config=checkpoint.to_json(config),
+        clip_config=checkpoint.to_json(clip_config),
+        topology=topology,
+        sample=sample,
+    )
+    with tempfile.TemporaryDirectory(prefix="mav-plan-") as folder:
+        folder = pathlib.Path(folder)
+        params_lib.write_json(folder / "request.json", request)
+        flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
+        environment = os.environ | dict(
+            XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+            JAX_PLATFORMS="cpu",  # of what is computed before: no chip here is taken
+            ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+        )
+        command = [sys.executable, "-m", "mav.plan", str(folder)]
+        with (
+            open(folder / "log", "wb") as log,
+            subprocess.Popen(command, stdout=log, stderr=log, env=environment) as child,
+        ):
+            try:
+                # What it writes next, with the same again, says that all else is written.
+                while child.poll() is None and not _dumped(folder, "_after_buffer_assignment"):
+                    time.sleep(POLL)
+            finally:
+                child.kill()
+        if (folder / "refused.json").is_file():
+            raise ValueError(params_lib.read_json(folder / "refused.json")["reason"])
+        if not _dumped(folder, ""):
+            said = " ".join((folder / "log").read_text(errors="replace").split())
+            raise OSError(f"libtpu could not compile this for {topology} (...{said[-400:]}).")
+        traced = params_lib.read_json(folder / "traced.json")
+        scheduled = hlo.Program(_dumped(folder, "").read_text())
+        usage = _dumped(folder, "-memory-usage-report").read_text()
+    chip = CHIPS[topology.partition(":")[0]]
+    spaces = re.findall(r"\(color=(\d+)\)\nTotal bytes: (\d+)", usage)
+    total = sum(float(size) for color, size in spaces if color == "0")
+    collectives, moved = scheduled.collectives(), scheduled.bytes_moved()
+    # A sum goes around the ring twice, once to be made and once to be told.
+    links = sum(
+        entry["bytes"] * (2 if kind == "all-reduce" else 1) for kind, entry in collectives.items()
+    )
+    return Report(
+        program=f"{config.stage} {'sampling' if sample else 'training'} step",
+        topology=topology,
+        batch_size=config.data.batch_size,
+        memory=traced.pop("memory") | dict(total=total),
+        limit=chip.memory,
+        fits=total <= chip.memory,
+        bytes_moved=moved,
+        collectives=collectives,
+        seconds=dict(
+            compute=traced["flops"] / traced["chips"] / chip.flops,
+            memory=moved / chip.memory_rate,
+            links=links / chip.link_rate,
+        ),
+        plan_seconds=time.monotonic() - start,
+        **traced,
+    )
+
+
+def _dumped(folder: pathlib.Path, kind: str) -> pathlib.Path | None:
+    """A file that the compiler has written of its one program when that was optimised."""
+    return next(folder.glob(f"*.after_optimizations{kind}.txt"), None)
+
+
+def compile_here(folder: pathlib.Path) -> None:
+    """What the other process does: compiles what `request.json` asks for.
+
+    Writes `traced.json`, what is known before; or `refused.json`, why it is impossible.
+    """
+    request = params_lib.read_json(folder / "request.json")
+    config, clip_config = ConfigDict(request["config"]), ConfigDict(request["clip_config"])
+    try:
+        mesh = sharding.make_mesh(config.mesh, describe(request["topology"]))
+        with sharding.use(mesh):
+            make = sampling_step if request["sample"] else training_step
+            function, arguments, memory, steps = make(config, clip_config, mesh)
+            traced = function.trace(*arguments)
+            about = dict(
+                mesh={axis: length for axis, length in mesh.shape.items() if length > 1},
+                chips=mesh.size,
+                memory=memory,
+                flops=float(program.count_flops(traced.jaxpr)),
+                steps=steps,
+            )
+            params_lib.write_json(folder / "traced.json", about)
+            traced.lower(lowering_platforms=("tpu",)).compile()
+    except ValueError as error:
+        params_lib.write_json(folder / "refused.json", dict(reason=str(error)))
+
+
+def describe(topology: str) -> list[jax.Device]:
+    """The compile-only devices of a slice. Raises ValueError if there is no such slice."""
     name = topology.partition(":")[0]
     if name not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology):
         raise ValueError(
@@ -150,14 +234,16 @@ def describe(topology: str) -> tuple[Chip, list[jax.Device]]:
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine need not be a TPU's host
     try:
-        found = topologies.get_topology_desc(topology_name=topology, platform="tpu")
+        found = topologies.get_topology_desc(
+            topology_name=topology, platform="tpu", **CHIPS[name].options
+        )
     except Exception as error:  # of several kinds, from libtpu
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"topology={topology!r} is impossible ({reason}); libtpu has to be installed (pip "
             "install libtpu), and the shape has to be one that is sold."
         ) from error
-    return CHIPS[name], found.devices
+    return found.devices
 
 
 def training_step(config: ConfigDict, clip_config: ConfigDict, mesh: Mesh):
@@ -230,112 +316,6 @@ def resident(tree: Any) -> float:
     return float(sum(each(leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def measure(
-    function: Callable, arguments: tuple, chip: Chip, mesh: Mesh, repeats: int
-) -> dict[str, Any]:
-    """Compiles, and reads memory, work and collectives off the compiled program.
-
-    repeats: of the loop that nearly all of it is in, whose bytes the compiler counts once.
-    """
-    start = time.monotonic()
-    traced = function.trace(*arguments)
-    flops = program.count_flops(traced.jaxpr)
-    limit, fits = float(chip.memory), False
-    collectives, moved = {}, 0.0
-    try:
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
-    except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
-            raise
-        unit = dict(K=2**10, M=2**20, G=2**30)
-        total, limit = (float(found[i]) * unit[found[i + 1]] for i in (1, 3))
-    else:
-        found, fits = compiled.memory_analysis(), True
-        total = found.argument_size_in_bytes + found.temp_size_in_bytes
-        total += found.output_size_in_bytes - found.alias_size_in_bytes
-        collectives = count_collectives(compiled.as_text())
-        moved = repeats * compiled.cost_analysis().get("bytes accessed", 0.0)
-    # A sum goes around the ring twice, once to be made and once to be told.
-    links = sum(
-        entry["bytes"] * (2 if kind == "all-reduce" else 1) for kind, entry in collectives.items()
-    )
-    seconds = dict(
-        compute=flops / mesh.size / chip.flops,
-        memory=moved / chip.memory_rate,
-        links=links / chip.link_rate,
-    )
-    return dict(
-        memory=dict(total=float(total)),
-        limit=limit,
-        fits=fits,
-        flops=float(flops),
-        bytes_moved=float(moved),
-        collectives=collectives,
-        seconds=seconds,
-        compile_seconds=time.monotonic() - start,
-    )
-
-
-_BYTES = dict(pred=1, s8=1, u8=1, s16=2, u16=2, bf16=2, f16=2, s32=4, u32=4, f32=4, s64=8, f64=8)
-
-
-def count_collectives(text: str) -> dict[str, dict[str, float]]:
-    """Collectives of a compiled program by kind: how many, and bytes of their results.
-
-    What a loop repeats counts as often as it is run.
-    """
-    found = {}
-    times = _times_run(text)
-    for computation, lines in _computations(text).items():
-        for line in lines:
-            match = re.search(r"= (.*?) (" + "|".join(COLLECTIVES) + r")(-start)?\(", line)
-            if match is None:
-                continue
-            arrays = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            if match[2] == "collective-permute" and match[3]:  # two counters come last
-                arrays = arrays[:-2]
-            if match[2] in ("all-gather", "collective-permute") and match[3]:  # operands, results
-                arrays = arrays[len(arrays) // 2 :]
-            size = sum(
-                _BYTES.get(kind, 0) * math.prod(int(n) for n in shape.split(",") if n)
-                for kind, shape in arrays
-            )
-            entry = found.setdefault(match[2], dict(count=0, bytes=0.0))
-            entry["count"] += times[computation]
-            entry["bytes"] += times[computation] * size
-    return found
-
-
-def _computations(text: str) -> dict[str, list[str]]:
-    """The lines of each computation of a program by its name."""
-    found, lines = {}, []
-    for line in text.splitlines():
-        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if head:
-            lines = found.setdefault(head[1], [])
-        else:
-            lines.append(line)
-    return found
-
-
-def _times_run(text: str) -> dict[str, int]:
-    """How often each computation is run: loops of known length repeat what they call."""
-    computations = _computations(text)
-    called = {name: [] for name in computations}
-    for caller, lines in computations.items():
-        for line in lines:
-            length = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            for name in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
-                called.setdefault(name, []).append((caller, int(length[1]) if length else 1))
-
-    @functools.cache
-    def times(name: str) -> int:
-        return sum(length * times(caller) for caller, length in called[name]) or 1
-
-    return {name: times(name) for name in computations}
-
-
 def fingerprint(config: ConfigDict, clip_config: ConfigDict, topology: str, sample: bool) -> str:
     """Of all that a compiled program depends on: configs, slice, mav's and JAX's code."""
     code = pathlib.Path(__file__).parent
@@ -373,7 +353,7 @@ def show(report: Report) -> str:
         f"{report.limited_by} ({each})"
     )
     lines.append(f"{report.steps} steps: at least {report.chip_hours:,.1f} chip-hours")
-    how = "from the cache" if report.cached else f"compiled in {report.compile_seconds:.0f} s"
+    how = "from the cache" if report.cached else f"planned in {report.plan_seconds:.0f} s"
     return "\n".join([*lines, how])
 
 
@@ -389,3 +369,7 @@ def advice(report: Report, activations: float) -> str:
             "most of it is activations: set remat=blocks, raise microbatches, or lower the batch."
         )
     return "most of it is activations of single examples: set remat=blocks, or raise context."
+
+
+if __name__ == "__main__":
+    compile_here(pathlib.Path(sys.argv[1]))

@@ -8,29 +8,6 @@ import pytest
 from mav import cli, plan, processes, program, sharding
 
 CONFIG = f"{cli.__file__.rsplit('/', 2)[0]}/configs/prior.py:cutout"
-HLO = """
-ENTRY %main (p: bf16[8,320]) -> f32[4] {
-  %ag = bf16[64,320]{1,0} all-gather(bf16[8,320] %p), dimensions={0}
-  %ar.1 = (f32[10]{0}, f32[5,2]{1,0}) all-reduce(f32[10] %a, f32[5,2] %b), to_apply=%add
-  %s = (bf16[8,4], bf16[64,4]) all-gather-start(bf16[8,4] %q), dimensions={0}
-  %d = bf16[64,4] all-gather-done((bf16[8,4], bf16[64,4]) %s)
-  %f = f32[4] add(f32[4] %x, f32[4] %y), metadata={op_name="all-reduce"}
-  %w = f32[2] while(%i), condition=%c, body=%b, backend_config={"known_trip_count":{"n":"5"}}
-}
-
-%b (p: (f32[2])) -> (f32[2]) {
-  %cp = (f32[3,2], f32[3,2], u32[], u32[]) collective-permute-start(f32[3,2] %x)
-}
-"""
-
-
-def test_collectives_are_counted_by_the_bytes_that_they_leave():
-    found = plan.count_collectives(HLO)
-    assert found == {
-        "all-gather": dict(count=2, bytes=2 * (64 * 320 + 64 * 4)),
-        "all-reduce": dict(count=1, bytes=4 * 20),
-        "collective-permute": dict(count=5, bytes=5 * 4 * 6),
-    }
 
 
 def test_flops_of_products_convolutions_loops_and_branches():
