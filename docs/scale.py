@@ -25,7 +25,7 @@ STAGES = (  # config and phase
     ("sr_768", "image"),
 )
 SLICES = ("v4:4x8x8", "v5e:16x16", "v5p:4x8x8", "v6e:16x16")  # 256 chips each
-MESHES = (dict(fsdp=16), dict(fsdp=16, remat="blocks"), dict(fsdp=64, remat="blocks"))
+MESHES = (dict(fsdp=16), dict(fsdp=64), dict(fsdp=64, context=2))  # the first that fits is told
 GROWTH = ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16")
 GROWN = ("paper", "decoder", "video")
 MOMENTS = 4 * 4  # bytes per parameter of a checkpoint: itself, its average, two moments
@@ -46,7 +46,6 @@ class Plans:
         if name not in self.known:
             print(name, flush=True)
             config, clip_config = read(size, stage, phase), read(size, "clip", "image")
-            config.remat = mesh.pop("remat", "none")
             config.mesh.update(mesh)
             self.known[name] = plan.run(config, clip_config, topology).to_json()
             self.path.write_text(json.dumps(self.known, indent=1) + "\n")
@@ -115,7 +114,7 @@ def growth(plans: Plans) -> Iterator[str]:
     yield "| slice | chips | step, at least | limited by | chip-seconds of a step |\n"
     yield "|---|---|---|---|---|\n"
     for topology in GROWTH:
-        found = plans(*GROWN, topology, fsdp=-1, data=1, remat="blocks")
+        found = plans(*GROWN, topology, fsdp=-1, data=1)
         if not found["fits"]:
             yield f"| {topology} | {found['chips']} | does not fit | | |\n"
             continue
@@ -143,7 +142,7 @@ def main() -> None:
 PAGE = """# What fits where, and what it would cost
 
 Made by `python docs/scale.py` from `mav plan`: the real training steps, compiled for slices that \
-are not here. Times are the roofline's, the least that a step can take if compute, memory and \
+are not here, with the configs' batches and blocks computed again (`remat`). Times are the roofline's, the least that a step can take if compute, memory and \
 links all run at their peaks at once; expect two to three times as much. Nobody has run these yet.
 
 ## The paper's stages
@@ -157,7 +156,7 @@ their part at 1 GB/s each.
 
 {recipe}
 ## From one host to 1,024 chips
-`{grown}` with the config's batch, all chips on `fsdp`, blocks computed again.
+`{grown}` with the config's batch, all chips on `fsdp`.
 
 {growth}"""
 

@@ -67,8 +67,14 @@ done
 
 status=0
 for _ in "${pids[@]}"; do
-  wait -n || {
+  wait -n -p ended || {
     status=$?
+    for process in "${!pids[@]}"; do
+      if [[ ${pids[process]} == "${ended:-}" ]]; then
+        echo "hosts.sh: process $process on ${hosts[process]} ended with status $status, the others \
+are told to end; the same command goes on from the newest checkpoint" >&2
+      fi
+    done
     break
   }
 done

@@ -43,8 +43,8 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Starts to write; the training goes on meanwhile.
 
-        Raises OSError if the write before this one failed, for example on a full disk; the
-        checkpoints before that are as they were.
+        Raises OSError if the write before this one failed, for example on a full disk, and
+        JaxRuntimeError if another process is gone; the checkpoints before that are as they were.
         """
         arguments = dict(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(self.about))
 
@@ -97,20 +97,27 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
-        """Waits for the last write. Raises OSError if it failed, unless another error is raised."""
+        """Waits for the last write. Raises as `save` does, unless another error is raised."""
+
+        def finish():
+            try:
+                self.manager.wait_until_finished()
+            finally:
+                self.manager.close()  # tells of a failure as well
+
         try:
-            self._checked(self.manager.wait_until_finished)
-        except OSError as error:
+            self._checked(finish)
+        except (OSError, jax.errors.JaxRuntimeError) as error:
             if kind is None:
                 raise
             warnings.warn(str(error), stacklevel=2)
-        finally:
-            self.manager.close()
 
     def _checked(self, write) -> None:
         try:
             write()
         except Exception as error:
+            if jax.process_count() > 1 and (lost := _cause(error, jax.errors.JaxRuntimeError)):
+                raise lost from error  # the others were waited for in vain; the disk is well
             # Or each array that was not written would tell so once more.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -119,6 +126,13 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self.path} ({reason}); the older ones are "
                 "intact. Make room and run the same command again."
             ) from error
+
+
+def _cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
+    """The first error of a kind among those that led to this one."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def read_newest(manager: ocp.CheckpointManager, read: Callable[[int], Any]) -> tuple[int, Any]:
