@@ -43,8 +43,9 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Starts to write; the training goes on meanwhile.
 
-        Raises OSError if the write before this one failed, for example on a full disk, and
-        JaxRuntimeError if another process is gone; the checkpoints before that are as they were.
+        Raises OSError if the write before this one failed, for example on a full disk, and what
+        `processes.lost` knows if another process is gone; the checkpoints before that are as they
+        were.
         """
         arguments = dict(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(self.about))
 
@@ -107,7 +108,7 @@ class Checkpoints:
 
         try:
             self._checked(finish)
-        except (OSError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:
             if kind is None:
                 raise
             warnings.warn(str(error), stacklevel=2)
@@ -116,8 +117,8 @@ class Checkpoints:
         try:
             write()
         except Exception as error:
-            if jax.process_count() > 1 and (lost := _cause(error, jax.errors.JaxRuntimeError)):
-                raise lost from error  # the others were waited for in vain; the disk is well
+            if processes.lost(error):  # waited for in vain; the disk is well
+                raise
             # Or each array that was not written would tell so once more.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -126,13 +127,6 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self.path} ({reason}); the older ones are "
                 "intact. Make room and run the same command again."
             ) from error
-
-
-def _cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
-    """The first error of a kind among those that led to this one."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def read_newest(manager: ocp.CheckpointManager, read: Callable[[int], Any]) -> tuple[int, Any]:

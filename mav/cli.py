@@ -768,19 +768,19 @@ def train(options: argparse.Namespace) -> int:
 
     try:
         step = train_lib.run(config, options.workdir)
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:
+        if reason := processes.lost(error):
+            raise OSError(
+                f"another process of this run is gone ({reason[:200]}); start all of them again, "
+                "and they go on from the newest checkpoint."
+            ) from error
         reason = " ".join(str(error).split())[:200]
-        if "RESOURCE_EXHAUSTED" in reason:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in reason:
             raise OSError(
                 f"the devices' memory does not suffice ({reason}); see what `mav plan` says, set "
                 "remat=blocks, raise microbatches, or divide the state by mesh.fsdp."
             ) from error
-        if jax.process_count() == 1:
-            raise
-        raise OSError(
-            f"another process of this run is gone ({reason}); start all of them again, and they "
-            "go on from the newest checkpoint."
-        ) from error
+        raise
     if step == config.num_steps:
         return 0
     print(f"saved and ended at step {step} of {config.num_steps}; the same command goes on")

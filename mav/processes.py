@@ -3,11 +3,13 @@
 import importlib.util
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+LOST = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
 HEARTBEAT, START, END = 60, 300, 30  # seconds after which a silent process counts as gone
 
 
@@ -51,6 +53,18 @@ def wait_for_all(name: str) -> None:
 def all_agree(here: bool) -> bool:
     """Whether it is so in all processes."""
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+def lost(error: BaseException | None) -> str | None:
+    """What JAX says of a process that is gone, if that led to an error of this one; else None.
+
+    Exchanges that fail raise errors of several kinds, with the name of a status before the reason.
+    """
+    while error is not None and jax.process_count() > 1:
+        if re.match(f"({'|'.join(LOST)}): ", str(error)):
+            return " ".join(str(error).split())
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def launched_together(environment: dict[str, str]) -> bool:

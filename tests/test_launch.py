@@ -208,11 +208,15 @@ wait -n && wait -n
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * LIMIT)
-def test_when_one_process_is_killed_the_other_says_so_and_the_next_run_goes_on(parents, tmp_path):
+@pytest.mark.parametrize("stage", ["decoder", "sr_768"])  # sr_768 saves most of the time
+def test_when_one_process_is_killed_the_other_says_so_and_the_next_run_goes_on(
+    stage, parents, tmp_path
+):
     workdir = tmp_path / "run"
     # Nothing depends on the number of steps, so that runs of all lengths begin alike.
-    small = tiny.train_arguments(parents)
-    small += ["--config.optimizer.cooldown=0.0", "--config.data.fps_end=(1.5, 1.0)"]
+    small = [*tiny.train_arguments(parents, stage), "--config.optimizer.cooldown=0.0"]
+    if stage == "decoder":
+        small += ["--config.data.fps_end=(1.5, 1.0)"]
     steps = lambda: [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     run = two_processes([*small, "--config.num_steps=100000"], workdir, HOSTS)
     deadline = time.monotonic() + LIMIT
@@ -225,7 +229,10 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_next_run_goes_on(p
     printed = finished(run)
     assert run.returncode != 0
     assert time.monotonic() - killed < 100
-    assert "another process of this run is gone" in printed
+    assert "process 1 on localhost ended with status 137" in printed
+    # JAX itself may be the first to end it, "another task died".
+    assert "another process of this run is gone" in printed or "another task died" in printed
+    assert "Make room" not in printed
 
     before, end = losses(workdir), max(steps()) + 3
     longer = [*small, f"--config.num_steps={end}"]

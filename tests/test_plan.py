@@ -57,6 +57,17 @@ def test_launchers_are_told_apart(environment, expected):
     assert processes.launched_together(environment) == expected
 
 
+def test_a_lost_process_is_told_from_other_errors(monkeypatch):
+    wait = TimeoutError("Timed out while waiting for a barrier.")
+    wait.__cause__ = RuntimeError("INTERNAL: Barrier failed because: task is set to ERROR")
+    assert processes.lost(wait) is None  # there is no other
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert processes.lost(wait).startswith("INTERNAL: Barrier failed")
+    assert processes.lost(ValueError("UNKNOWN: Gloo AllGather failed"))
+    assert processes.lost(OSError(28, "No space left on device")) is None
+    assert processes.lost(RuntimeError("RESOURCE_EXHAUSTED: Out of memory")) is None
+
+
 def test_half_an_address_is_refused():
     with pytest.raises(ValueError, match="belong together"):
         processes.join("localhost:1", None, 0)
