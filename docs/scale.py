@@ -26,7 +26,13 @@ STAGES = (  # config and phase
 )
 SLICES = ("v4:4x8x8", "v5e:16x16", "v5p:4x8x8", "v6e:16x16")  # 256 chips each
 MESHES = (dict(fsdp=16), dict(fsdp=64), dict(fsdp=64, context=2))  # the first that fits is told
-GROWTH = ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16")
+GROWTH = (  # of 4, 16, 64, 256 and 1,024 chips, with two examples or half of one on each at once
+    ("v5p:2x2x1", dict(microbatches=64)),
+    ("v5p:2x2x4", dict(microbatches=16)),
+    ("v5p:4x4x4", dict(microbatches=4)),
+    ("v5p:4x8x8", dict()),
+    ("v5p:8x8x16", dict(context=2)),
+)
 GROWN = ("paper", "decoder", "video")
 MOMENTS = 4 * 4  # bytes per parameter of a checkpoint: itself, its average, two moments
 HOST_RATE = 1e9  # bytes per second that a host writes to a bucket, assumed
@@ -46,6 +52,7 @@ class Plans:
         if name not in self.known:
             print(name, flush=True)
             config, clip_config = read(size, stage, phase), read(size, "clip", "image")
+            config.microbatches = mesh.pop("microbatches", 1)
             config.mesh.update(mesh)
             self.known[name] = plan.run(config, clip_config, topology).to_json()
             self.path.write_text(json.dumps(self.known, indent=1) + "\n")
@@ -111,17 +118,15 @@ def recipe(plans: Plans) -> Iterator[str]:
 
 def growth(plans: Plans) -> Iterator[str]:
     """Rows: the same step on more and more chips."""
-    yield "| slice | chips | step, at least | limited by | chip-seconds of a step |\n"
-    yield "|---|---|---|---|---|\n"
-    for topology in GROWTH:
-        found = plans(*GROWN, topology, fsdp=-1, data=1)
-        if not found["fits"]:
-            yield f"| {topology} | {found['chips']} | does not fit | | |\n"
-            continue
+    yield "| slice | chips | beside fsdp | HBM of a chip | step, at least | limited by | "
+    yield "chip-seconds of a step |\n|---|---|---|---|---|---|---|\n"
+    for topology, how in GROWTH:
+        found = plans(*GROWN, topology, fsdp=-1, data=1, **how)
         seconds = found["step_seconds"]
+        beside = ", ".join(f"{name}={value}" for name, value in how.items())
         yield (
-            f"| {topology} | {found['chips']} | {seconds:.2f} s | {found['limited_by']} "
-            f"| {seconds * found['chips']:,.0f} |\n"
+            f"| {topology} | {found['chips']} | {beside} | {found['memory']['total'] / plan.GIB:.1f} "
+            f"GiB | {seconds:.2f} s | {found['limited_by']} | {seconds * found['chips']:,.0f} |\n"
         )
 
 
@@ -156,7 +161,7 @@ their part at 1 GB/s each.
 
 {recipe}
 ## From one host to 1,024 chips
-`{grown}` with the config's batch, all chips on `fsdp`.
+`{grown}` with the config's batch of 512, all chips on `fsdp`.
 
 {growth}"""
 
