@@ -124,9 +124,10 @@ def growth(plans: Plans) -> Iterator[str]:
         found = plans(*GROWN, topology, fsdp=-1, data=1, **how)
         seconds = found["step_seconds"]
         beside = ", ".join(f"{name}={value}" for name, value in how.items())
+        used = found["memory"]["total"] / plan.GIB
         yield (
-            f"| {topology} | {found['chips']} | {beside} | {found['memory']['total'] / plan.GIB:.1f} "
-            f"GiB | {seconds:.2f} s | {found['limited_by']} | {seconds * found['chips']:,.0f} |\n"
+            f"| {topology} | {found['chips']} | {beside} | {used:.1f} GiB | {seconds:.2f} s "
+            f"| {found['limited_by']} | {seconds * found['chips']:,.0f} |\n"
         )
 
 
@@ -147,8 +148,9 @@ def main() -> None:
 PAGE = """# What fits where, and what it would cost
 
 Made by `python docs/scale.py` from `mav plan`: the real training steps, compiled for slices that \
-are not here, with the configs' batches and blocks computed again (`remat`). Times are the roofline's, the least that a step can take if compute, memory and \
-links all run at their peaks at once; expect two to three times as much. Nobody has run these yet.
+are not here, with the configs' batches and blocks computed again (`remat`). Times are the \
+roofline's, the least that a step can take if compute, memory and links all run at their peaks at \
+once; expect two to three times as much. Nobody has run these yet.
 
 ## The paper's stages
 {paper}
