@@ -8,6 +8,8 @@
 #                                           rest (torch is large)
 #   bash launch/test.sh --beam              data sets built by Apache Beam, in an environment of its
 #                                           own, .venv-beam: Beam wants older packages
+#   bash launch/test.sh --app               the page of `mav app`, in Chromium if that is installed (apt
+#                                           install chromium), in an environment of its own, .venv-app
 #   bash launch/test.sh tests/test_media.py -k gif
 set -euo pipefail
 
@@ -36,6 +38,17 @@ if [[ ${1:-} == --beam ]]; then
   python=.venv-beam/bin/python
   $python -m pip install --disable-pip-version-check --quiet --editable '.[beam,test]'
   set -- tests/test_prepare.py -k beam "$@"
+fi
+
+if [[ ${1:-} == --app ]]; then
+  shift
+  echo "test: installing Gradio, Playwright and what mav needs into .venv-app (a minute, the first time)"
+  [[ -e .venv-app ]] || .venv/bin/python -m venv .venv-app
+  python=.venv-app/bin/python
+  $python -m pip install --disable-pip-version-check --quiet --editable '.[app,test]' \
+    -r requirements/app.txt
+  # Gradio and what it uses warn, of each other and of sockets that are still open at the end.
+  set -- tests/test_app.py -W default "$@"
 fi
 
 select=(-m "not slow")

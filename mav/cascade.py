@@ -797,6 +797,29 @@ def _bounded(stage: stages.Stage, threshold: float | None) -> stages.Stage:
     return dataclasses.replace(stage, process=process)
 
 
+def facts(command: str, named: str, settings: Settings, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of how it was made, beside the seed: `mav show` prints it.
+
+    named: what `--cascade` calls the cascade. told: what the command was given.
+    """
+    import mav
+
+    return dict(
+        title=told.get("prompt", command),
+        made_by=f"mav {mav.__version__}",
+        ai_generated=True,
+        command=command,
+        **told,
+        cascade=named,
+        settings={
+            name: {stage: table[stage] for stage in SAMPLED if stage in table}
+            if isinstance(table, dict)
+            else table
+            for name, table in dataclasses.asdict(settings).items()
+        },
+    )
+
+
 def _nested(report, outer, num_outer, name, done, total):
     """Reports a loop inside a loop as one count."""
     report(name, outer * total + done, num_outer * total)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -134,6 +135,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sampling(sub)
     sub = command("show", show, "print how a file of mav was made", "mav show ball.mp4")
     sub.add_argument("file", help="video or image")
+    sub = command("app", app, "open a page for the browser; needs mav[app]", "mav app --port 7860")
+    sub.add_argument("--cascade", help="shipped name or folder (cutout)")
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)"
+    )
+    sub.add_argument("--port", type=int, help="(the first that is free from 7860 on)")
 
     sub = command(
         "train",
@@ -430,7 +437,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def sample(options: argparse.Namespace) -> None:
     """`mav sample`."""
-    from mav import media
+    from mav import media, tokenizer
 
     like = {}
     if options.like is not None:
@@ -455,7 +462,7 @@ def sample(options: argparse.Namespace) -> None:
     changes = like.get("settings", {}) | _changes(options)
     if options.image:
         changes["frames"] = 1
-    results = _Results(options, slug(options.prompt))
+    results = _Results(options, tokenizer.slug(options.prompt))
     cascade, settings = _load(options, changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
@@ -578,6 +585,21 @@ def show(options: argparse.Namespace) -> None:
         print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
+def app(options: argparse.Namespace) -> None:
+    """`mav app`. Returns when Ctrl-C or SIGTERM ends it."""
+    try:
+        from mav import app as app_lib
+    except ImportError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'mav[app]'.") from error
+    from mav import cascade as cascade_lib
+
+    named = options.cascade or "cutout"
+    page = app_lib.launch(cascade_lib.load(named), named, options.host, options.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"{page.local_url} is open until Ctrl-C", flush=True)
+    page.block_thread()
+
+
 def _changes(options: argparse.Namespace) -> dict:
     """The settings that options name."""
     plain = ("fps", "still_fps", "frame_skip", "size", "frames", "overlap", "chunk")
@@ -660,25 +682,12 @@ class _Results:
 
     def write(self, cascade, settings, make, fps: float, told: dict) -> None:
         """make: (seed, progress) -> pieces of a video. told: what the command was given."""
-        import mav
         from mav import cascade as cascade_lib
 
         options, seed = self.options, self.options.seed or 0
         seeds = range(seed, seed + options.num)
-        facts = dict(
-            title=told.get("prompt", options.command),
-            made_by=f"mav {mav.__version__}",
-            ai_generated=True,
-            command=options.command,
-            **told,
-            cascade=options.cascade or "cutout",
-            settings={
-                name: {stage: table[stage] for stage in cascade_lib.SAMPLED if stage in table}
-                if isinstance(table, dict)
-                else table
-                for name, table in dataclasses.asdict(settings).items()
-            },
-        )
+        named = options.cascade or "cutout"
+        facts = cascade_lib.facts(options.command, named, settings, told)
         try:
             with cascade_lib.Bars() as progress:
                 # They refuse bad input before anything is open.
@@ -746,13 +755,6 @@ class _Results:
         from mav import media
 
         return media.mark(frames) if self.options.mark else frames
-
-
-def slug(prompt: str) -> str:
-    """A file name made of a prompt."""
-    from mav import tokenizer
-
-    return "-".join(tokenizer.words(prompt))[:60] or "video"
 
 
 def train(options: argparse.Namespace) -> int:

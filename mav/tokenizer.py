@@ -108,6 +108,11 @@ def words(text: str) -> list[str]:
     return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
+def slug(prompt: str) -> str:
+    """A file name made of a prompt."""
+    return "-".join(words(prompt))[:60] or "video"
+
+
 def train(texts: Iterable[str], vocabulary_size: int) -> tokenizers.Tokenizer:
     """Learns byte pairs the way CLIP's vocabulary is built: words end in `</w>`, bytes come first.
 
