@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
-from mav import program, sharding, stages
+from mav import bars, program, sharding, stages
 from mav import recipe as recipe_lib
 
 
@@ -79,7 +78,7 @@ def _measure(config, clip_config, mesh):
     make_inputs = jax.jit(make_inputs, out_shardings=jax.tree.map(lambda x: x.sharding, inputs))
     step = jax.jit(recipe.step, donate_argnums=0, out_shardings=(layouts[0], None))
 
-    with tqdm(total=5, leave=False) as bar:
+    with bars.bar(total=5, leave=False) as bar:
 
         def begin(what: str) -> None:
             bar.set_description(what)

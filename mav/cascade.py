@@ -15,9 +15,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
-from tqdm.auto import tqdm
 
-from mav import clip, edits, media, program, samplers, sharding, stages, tokenizer, windows
+from mav import bars, clip, edits, media, program, samplers, sharding, stages, tokenizer, windows
 from mav import params as params_lib
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
@@ -112,7 +111,7 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self.bars:
-            self.bars[stage] = tqdm(total=total, desc=stage, unit="call")
+            self.bars[stage] = bars.bar(total=total, desc=stage, unit="call")
         bar = self.bars[stage]
         bar.update(done - bar.n)
         if done == total:

@@ -1,6 +1,7 @@
 """The command line: `mav <command>`; `mav --help` lists the commands."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,6 +12,8 @@ import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+
+from mav import bars
 
 KNOWN_ERRORS = (ValueError, OSError)  # what bad input raises, each with one clear line
 
@@ -25,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cache_compilations()
         choose_cpu_convolutions()
-        return options.run(options) or 0
+        with bars.hidden() if getattr(options, "quiet", False) else contextlib.nullcontext():
+            return options.run(options) or 0
     except KNOWN_ERRORS as error:
         lines = str(error).split("\n")
         print(f"mav {options.command}: {lines[0]}", file=sys.stderr)
@@ -135,6 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sampling(sub)
     sub = command("show", show, "print how a file of mav was made", "mav show ball.mp4")
     sub.add_argument("file", help="video or image")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub = command("app", app, "open a page for the browser; needs mav[app]", "mav app --port 7860")
     sub.add_argument("--cascade", help="shipped name or folder (cutout)")
     sub.add_argument(
@@ -185,6 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the first prompt (0)")
     text = "cutout: real clips by which each stage is measured alone, 0: none is (24)"
     sub.add_argument("--clips", type=int, help=text)
+    _add_quiet(sub)
     _add_tables(sub)
     _add_papers(sub.add_argument_group("ucf101 and msrvtt (docs/evaluation.md)"))
 
@@ -287,6 +293,7 @@ def make_parser() -> argparse.ArgumentParser:
             "--max_failed", type=float, default=0.1, help="damaged share with status 0 (0.1)"
         )
         build.add_argument("--processes", type=int, help="one per core if left out")
+        _add_quiet(build)
         build.add_argument(
             "--beam_runner", help="like DirectRunner; more options of Beam may follow"
         )
@@ -316,6 +323,10 @@ def _interval(text: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _add_quiet(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
 def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
     """Options of all commands that sample. length: whether one chooses how many frames."""
     sub.add_argument("--cascade", help="shipped name or folder (cutout)")
@@ -330,6 +341,8 @@ def _add_sampling(sub: argparse.ArgumentParser, length: bool = False) -> None:
         action="store_true",
         help="meanwhile, a picture of what is coming, OUT-preview.png",
     )
+    sub.add_argument("--json", action="store_true", help="print what was written as JSON")
+    _add_quiet(sub)
     sub.add_argument(
         "--fps", type=float, help="frames per second of the decoder's 16: fewer move more"
     )
@@ -581,6 +594,9 @@ def show(options: argparse.Namespace) -> None:
     found = media.read_metadata(options.file)
     if not found:
         raise ValueError(f"{options.file} does not say how it was made.")
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
     for name, value in found.items():
         print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
 
@@ -679,6 +695,7 @@ class _Results:
             media.check_writable(self.sheet)
         if options.preview:
             media.check_writable(_preview_path(options))
+        self.made = dict(files=[], grid=None, sheet=None)
 
     def write(self, cascade, settings, make, fps: float, told: dict) -> None:
         """make: (seed, progress) -> pieces of a video. told: what the command was given."""
@@ -699,6 +716,8 @@ class _Results:
         finally:
             if options.preview:
                 _preview_path(options).unlink(missing_ok=True)
+            if options.json and self.made["files"]:
+                print(json.dumps(self.made, indent=2))
 
     def _write_images(self, streams, facts: dict, seeds: range) -> None:
         """Writes each image when it is done, then their grid."""
@@ -708,10 +727,10 @@ class _Results:
         for path, seed, pieces in zip(self.paths, seeds, streams, strict=True):
             images.append(self._marked(next(pieces))[0])
             media.write_image(path, images[-1], dict(facts, seed=seed))
-            print(path, flush=True)
+            self._tell("files", path)
         if self.grid:
             media.write_image(self.grid, media.grid(images), dict(facts, seed=seeds[0]))
-            print(self.grid)
+            self._tell("grid", self.grid)
 
     def _write_videos(self, streams, facts: dict, seeds: range, fps: float) -> None:
         """Writes each video as it comes, then their grid, and a sheet."""
@@ -722,19 +741,28 @@ class _Results:
             seen.append(media.Glimpses())
             with media.VideoWriter(path, fps, dict(facts, seed=seed)) as writer:
                 stopped = self._append(writer, pieces, seen[-1])
-            print(path, flush=True)
+            self._tell("files", path)
             if stopped:
                 raise KeyboardInterrupt(f"{path} has the first {writer.frames / fps:.1f} seconds")
         if self.grid:
             side = 2 * round(facts["settings"]["size"] / math.ceil(math.sqrt(len(seeds))) / 2)
             tiles = media.grid([media.read(path, square=side)[0] for path in self.paths])
             media.write(self.grid, tiles, fps, dict(facts, seed=seeds[0]))
-            print(self.grid)
+            self._tell("grid", self.grid)
         labels = [f"{facts['title']}, seed {seed}" for seed in seeds]
         frames = [one.frames() for one in seen]
         sheet = media.contact_sheet(frames, columns=4, frames=16, labels=labels)
         media.write_image(self.sheet, sheet)
-        print(self.sheet)
+        self._tell("sheet", self.sheet)
+
+    def _tell(self, kind: str, path: pathlib.Path) -> None:
+        """Says that a file is there: now, or with --json when all are."""
+        if kind == "files":
+            self.made[kind].append(str(path))
+        else:
+            self.made[kind] = str(path)
+        if not self.options.json:
+            print(path, flush=True)
 
     def _append(self, writer, pieces, seen) -> bool:
         """Adds a video to a file. Returns whether Ctrl-C came when there was more than a window."""

@@ -72,6 +72,19 @@ def test_several_videos_are_numbered(folder, here, capsys):
     assert media.read(here / "x.gif")[0].shape == (16, 4, 8, 3)  # 4 x 4 pixels each
 
 
+def test_a_script_gets_json_and_no_bars(folder, here, capsys):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
+    assert cli.main([*arguments, "--num", "2", "--out", "x.gif", "--quiet", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out) == dict(files=["x-1.gif", "x-2.gif"], grid="x.gif", sheet="x.png")
+    assert cli.main(["show", "x-2.gif", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["prompt"] == PROMPT
+    assert facts["seed"] == 1
+    assert facts["settings"]["size"] == 8
+
+
 def test_sample_writes_images_and_a_sheet_of_several(folder, here, capsys):
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--image", "--seed", "3"]
     assert cli.main(arguments) == 0

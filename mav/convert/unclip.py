@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from tqdm.auto import tqdm
 
-from mav import cascade, stages, tokenizer
+from mav import bars, cascade, stages, tokenizer
 from mav import params as params_lib
 from mav.convert import clip, torch_layout
 from mav.convert.torch_layout import Component, Table
@@ -77,7 +77,7 @@ def run(
 
     aside = root.with_name(f".{root.name}.{os.getpid()}")
     total = sum(int(np.prod(s.shape)) for stage in shapes.values() for s in stage.values())
-    bar = tqdm(total=total, unit="parameters", unit_scale=True)
+    bar = bars.bar(total=total, unit="parameters", unit_scale=True)
     try:
         for name, stage in found.items():
             bar.set_description(name)

@@ -31,9 +31,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
-from tqdm.auto import tqdm
 
-from mav import media
+from mav import bars, media
 from mav.data import builders, decode, filters, readers
 
 SPLITS = ("train", "test")
@@ -198,7 +197,7 @@ def _runner(
     """Yields what calls a function on each task: here, in processes, or on a Beam runner."""
 
     def here(function: Callable, tasks: Sequence[Any], what: str) -> None:
-        for task in tqdm(tasks, desc=what, unit="shard", disable=not progress):
+        for task in bars.bar(tasks, desc=what, unit="shard", disable=not progress):
             function(task)
 
     if beam is not None:
@@ -211,7 +210,7 @@ def _runner(
     def in_processes(function: Callable, tasks: Sequence[Any], what: str) -> None:
         done = concurrent.futures.as_completed([pool.submit(function, task) for task in tasks])
         try:
-            for future in tqdm(
+            for future in bars.bar(
                 done, desc=what, total=len(tasks), unit="shard", disable=not progress
             ):
                 future.result()

@@ -19,9 +19,8 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
-from tqdm.auto import tqdm
 
-from mav import media
+from mav import bars, media
 from mav import params as params_lib
 from mav.data import cutout
 
@@ -171,7 +170,7 @@ def draw_many(
     """
     rng = np.random.default_rng(seed)
     pictures, answers = [], []
-    for i in tqdm(range(count), desc="pictures", unit="picture", disable=not bar):
+    for i in bars.bar(range(count), desc="pictures", unit="picture", disable=not bar):
         large = every_large and i % every_large == 0
         picture, answer = draw(rng, 256 if large else size)
         pictures.append(picture)
@@ -267,7 +266,7 @@ def train(
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    bar = tqdm(range(num_steps), desc="training", unit="step")
+    bar = bars.bar(range(num_steps), desc="training", unit="step")
     for step in bar:
         chosen = np.random.default_rng((seed, step)).integers(len(pictures), size=batch_size)
         batch = {name: values[chosen] for name, values in answers.items()}

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm.auto import tqdm
 
+from mav import bars, media
 from mav import cascade as cascade_lib
-from mav import media
 
 Video = UInt8[np.ndarray, "f h w 3"]
 ENDS = 2**16  # bytes at either end of a file that tell it from others
@@ -245,7 +244,7 @@ def fingerprint(paths: Iterable[pathlib.Path]) -> str:
     for path in paths:
         files += [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]
     found = hashlib.sha256()
-    for path in tqdm(files, desc="files", unit="file", disable=len(files) < 1000):
+    for path in bars.bar(files, desc="files", unit="file", disable=len(files) < 1000):
         size = path.stat().st_size
         found.update(f"{path.name}\0{size}\0".encode())
         with open(path, "rb") as file:

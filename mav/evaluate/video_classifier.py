@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
-from tqdm.auto import tqdm
 
+from mav import bars
 from mav import params as params_lib
 from mav.data import cutout
 from mav.evaluate import classifier
@@ -158,7 +158,7 @@ def draw_many(
     """What the judge sees in so many clips, and the answers, as arrays. bar: report progress."""
     rng = np.random.default_rng(seed)
     rows = []
-    for _ in tqdm(range(count), desc="clips", unit="clip", disable=not bar):
+    for _ in bars.bar(range(count), desc="clips", unit="clip", disable=not bar):
         clip, answers = draw(rng)
         verdict = judge(clip)
         rows.append(answers | dict(seen=verdict.seen, position=verdict.position))
@@ -219,7 +219,7 @@ def train(
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    bar = tqdm(range(num_steps), desc="training", unit="step")
+    bar = bars.bar(range(num_steps), desc="training", unit="step")
     for step in bar:
         rng = np.random.default_rng((seed, step))
         chosen = rng.integers(len(clips["seen"]), size=batch_size)
