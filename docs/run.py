@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 from mav import cli
 
@@ -20,18 +21,19 @@ def blocks(page: pathlib.Path) -> list[str]:
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in found]
 
 
-def main() -> None:
-    """Runs one page."""
-    if len(sys.argv) != 2 or not (page := HERE / f"{sys.argv[1]}.md").is_file():
-        pages = ", ".join(sorted(path.stem for path in HERE.glob("*.md")))
-        sys.exit(f"name one page of docs: {pages}")
+def run(name: str) -> dict[str, Any]:
+    """Runs one page. Returns what its code has named."""
+    page, names = HERE / f"{name}.md", {}
     cli.cache_compilations()
     cli.choose_cpu_convolutions()
     os.chdir(HERE)
-    names = {}
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
+    return names
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 2 or not (HERE / f"{sys.argv[1]}.md").is_file():
+        pages = ", ".join(sorted(path.stem for path in HERE.glob("*.md")))
+        sys.exit(f"name one page of docs: {pages}")
+    run(sys.argv[1])

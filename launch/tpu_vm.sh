@@ -65,7 +65,8 @@ case $what in
     ;;
   state) tpus queued-resources describe "$name" --format='value(state.state)' ;;
   setup)
-    origin=${GIT:-$(git remote get-url origin)}
+    origin=${GIT:-$(git remote get-url origin 2>/dev/null)} ||
+      die "this checkout has no remote 'origin'; let GIT say what the hosts are to clone."
     revision=${1:-$(git rev-parse HEAD)}
     on all "set -e; [ -d mav ] || git clone $(printf '%q' "$origin") mav; cd mav; git fetch -q; \
 git checkout -q $(printf '%q' "$revision"); python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -102,6 +102,12 @@ def test_the_figure_of_the_architecture_is_what_its_script_draws():
     assert made["PATH"].read_text("utf-8") == made["draw"](), "run python docs/figure.py"
 
 
+def test_the_gallery_is_what_its_script_writes():
+    made = runpy.run_path(str(ROOT / "docs" / "gallery.py"))
+    text = (ROOT / "docs" / "gallery.md").read_text("utf-8")
+    assert text == made["page"](), "run python docs/gallery.py"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_page_of_edits_makes_its_pictures(tmp_path):

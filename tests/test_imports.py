@@ -52,10 +52,6 @@ def test_that_the_test_above_can_fail():
 
 
 @pytest.mark.slow
-def test_the_example_of_single_modules_runs_on_a_base_install():
-    code = "sys.argv[0] = 'x'; runpy.run_path('examples/modules.py', run_name='__main__')"
-    printed = run(code, "cutout")
-    assert "classifier: (2, 10)" in printed
-    differs = float(printed.partition("differs by ")[2].split()[0])
-    assert 0 <= differs < 1e-4
-    assert "cutout: 6,1" in printed
+def test_the_page_of_single_modules_runs_on_a_base_install():
+    names = run("print(*runpy.run_path('docs/run.py')['run']('modules'))").split()
+    assert {"logits", "sample", "prediction", "output"} <= set(names)

@@ -94,10 +94,11 @@ def build(
     destination = pathlib.Path(destination)
     if destination.exists():
         raise FileExistsError(f"{destination} exists; remove it or choose another name.")
-    media.check_writable(destination)
     opened = readers.open_source(kind, source, format, media_folder, columns)
     options = Options(size, encoding, limits, strict, test_share)
     shards = opened.shards()
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    media.check_writable(destination)
     work = _begin(destination, opened, options, shards)
 
     if (work / "report.json").exists():  # killed when all was done
