@@ -179,7 +179,7 @@ def test_the_profiler_records_the_steps_that_it_is_asked_for(parents, tmp_path):
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_killed_twenty_times_ends_where_an_undisturbed_one_does(parents, tmp_path):
     rng = np.random.default_rng(0)
-    arguments = [*tiny.train_arguments(parents), "--config.num_steps=3000", "--config.save_every=5"]
+    arguments = [*tiny.train_arguments(parents), "--config.num_steps=1000", "--config.save_every=5"]
 
     def start(workdir):
         command = [sys.executable, "-m", "mav.cli", "train", *arguments, "--workdir", str(workdir)]
