@@ -2,10 +2,7 @@
 
 import argparse
 import contextlib
-import dataclasses
-import functools
 import json
-import math
 import os
 import pathlib
 import signal
@@ -14,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 
 from mav import bars
+from mav.commands import TABLES, cache_home, evaluate, videos
 
 KNOWN_ERRORS = (ValueError, OSError)  # what bad input raises, each with one clear line
 
@@ -46,12 +44,6 @@ def cache_compilations() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def cache_home() -> pathlib.Path:
-    """Where this user's programs keep what they can make again."""
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "mav"
 
 
 def choose_cpu_convolutions() -> None:
@@ -89,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command(
         "sample",
-        sample,
+        videos.sample,
         "make a video of a sentence",
         'mav sample "a red ball over a green meadow" --out ball.mp4 --seed 1',
     )
@@ -111,33 +103,37 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--like", metavar="FILE", help="as a file of mav says that it was made")
     _add_sampling(sub, length=True)
 
-    sub = command("animate", animate, "make a video of an image", "mav animate photo.png --seed 1")
+    sub = command(
+        "animate", videos.animate, "make a video of an image", "mav animate photo.png --seed 1"
+    )
     sub.add_argument("picture", help="an image, the first frame")
     _add_sampling(sub, length=True)
-    sub = command("tween", tween, "lead from one image to another", "mav tween a.png b.png")
+    sub = command("tween", videos.tween, "lead from one image to another", "mav tween a.png b.png")
     sub.add_argument("first", help="an image, the first frame")
     sub.add_argument("last", help="an image, the last frame")
     _add_sampling(sub)
-    sub = command("vary", vary, "make another video of what a video shows", "mav vary clip.mp4")
+    sub = command(
+        "vary", videos.vary, "make another video of what a video shows", "mav vary clip.mp4"
+    )
     sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub, length=True)
-    sub = command("extend", extend, "make a video longer", "mav extend clip.mp4 --seconds 4")
+    sub = command("extend", videos.extend, "make a video longer", "mav extend clip.mp4 --seconds 4")
     sub.add_argument("video", help="a video file, or a folder of PNGs")
     sub.add_argument("--seconds", type=float, default=4.0, help="that are added (4)")
     sub.add_argument("--before", action="store_true", help="add them before its beginning")
     _add_sampling(sub)
     sub = command(
         "smooth",
-        smooth,
+        videos.smooth,
         "put new frames between the frames of a video",
         "mav smooth clip.mp4 --frame_skip 3 --size 256",
     )
     sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub)
-    sub = command("upscale", upscale, "enlarge a video", "mav upscale clip.mp4 --size 768")
+    sub = command("upscale", videos.upscale, "enlarge a video", "mav upscale clip.mp4 --size 768")
     sub.add_argument("video", help="a video file, or a folder of PNGs")
     _add_sampling(sub)
-    sub = command("show", show, "print how a file of mav was made", "mav show ball.mp4")
+    sub = command("show", videos.show, "print how a file of mav was made", "mav show ball.mp4")
     sub.add_argument("file", help="video or image")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub = command("app", app, "open a page for the browser; needs mav[app]", "mav app --port 7860")
@@ -176,7 +172,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command(
         "evaluate",
-        evaluate,
+        evaluate.run,
         "measure a cascade by a protocol",
         "mav evaluate --protocol cutout --out runs/evaluation",
     )
@@ -318,11 +314,6 @@ JUDGES = dict(  # networks that metrics are measured with, and a file they were 
 )
 
 
-def _interval(text: str) -> tuple[float, float]:
-    low, high = text.split(",")
-    return float(low), float(high)
-
-
 def _add_quiet(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -384,12 +375,6 @@ def _add_papers(group) -> None:
     group.add_argument("--process_id", type=int, help="which of them this is, from 0")
 
 
-PAPERS = (  # the options of `_add_papers`
-    "videos", "fps", "real", "media", "real_split", "real_fps", "which", "fid_frames", "statistics",
-    "i3d", "c3d", "inception", "clip", "rehearsal", "dtype", "mesh", "num_processes", "process_id",
-)  # fmt: skip
-
-
 def _add_tables(sub: argparse.ArgumentParser) -> None:
     """Settings by stage."""
     for table, (kind, example) in TABLES.items():
@@ -401,19 +386,6 @@ def _add_tables(sub: argparse.ArgumentParser) -> None:
             metavar="STAGE=VALUE",
             help=f"{table} of a stage, like decoder={example}; may be repeated",
         )
-
-
-TABLES = dict(  # settings by stage: how a value is read, and what one looks like
-    steps=(int, "25"),
-    sampler=(str, "unipc"),
-    spacing=(str, "linspace"),
-    guidance_scale=(float, "4"),
-    guidance_interval=(_interval, "0.2,0.9"),
-    guidance_rescale=(float, "0.7"),
-    dynamic_threshold=(float, "0.995"),
-    aug_level=(int, "50"),
-    candidates=(int, "4"),
-)
 
 
 def _entry(kind, example: str):
@@ -448,159 +420,6 @@ def _pair(text: str) -> tuple[str, str]:
     return role, name
 
 
-def sample(options: argparse.Namespace) -> None:
-    """`mav sample`."""
-    from mav import media, tokenizer
-
-    like = {}
-    if options.like is not None:
-        like = media.read_metadata(options.like)
-        if like.get("command") != "sample" or "settings" not in like:
-            raise ValueError(f"{options.like} does not say that `mav sample` made it.")
-        options.cascade = options.cascade or like["cascade"]
-        options.seed = like["seed"] if options.seed is None else options.seed
-        options.negative = like["negative"] if options.negative is None else options.negative
-        options.mix = options.mix or like["mix"]
-        options.image = options.image or like["settings"]["frames"] == 1
-        if options.prompt is None:
-            options.prompt, options.then = like["prompt"], like["then"]
-    if options.prompt is None:
-        raise ValueError("there is no prompt; write what should be seen, like 'a red ball'.")
-    if options.image and options.frames is not None:
-        raise ValueError(f"frames={options.frames} does not go with --image, which has one.")
-    prompts = [options.prompt, *options.then]
-    negative = options.negative or ""
-    if options.filter:
-        _refuse_toxic([*prompts, *(what for what, _ in options.mix)])
-    changes = like.get("settings", {}) | _changes(options)
-    if options.image:
-        changes["frames"] = 1
-    results = _Results(options, tokenizer.slug(options.prompt))
-    cascade, settings = _load(options, changes)
-    if settings.frames == 1 and not options.image:
-        raise ValueError("frames=1 makes an image; say so with --image.")
-    for text in prompts:
-        for remark in cascade.remarks(text):
-            print(f"warning: {remark}", file=sys.stderr)
-    is_file = lambda what: pathlib.Path(what).suffix.lower() in media.STILLS
-    mix = [
-        (media.read_image(what) if is_file(what) else what, share) for what, share in options.mix
-    ]
-    told = dict(prompt=options.prompt, then=options.then, negative=negative, mix=options.mix)
-    results.write(
-        cascade,
-        settings,
-        lambda *run: cascade.stream(prompts, *run, negative=negative, mix=mix, **changes),
-        cascade.output_fps(settings),
-        told,
-    )
-
-
-def _refuse_toxic(prompts: Sequence[str]) -> None:
-    """Raises ValueError for prompts that the filter of captions would drop, too."""
-    try:
-        from mav import policy
-    except ImportError as error:
-        raise ValueError(f"--filter needs {error.name}: pip install 'mav[data]'.") from error
-    for prompt in prompts:
-        policy.check(prompt)
-
-
-def animate(options: argparse.Namespace) -> None:
-    """`mav animate`."""
-    from mav import edits, media
-
-    results = _Results(options, f"{pathlib.Path(options.picture).stem}-animated")
-    image = media.read_image(options.picture)
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    make = lambda *run: edits.animate(cascade, image, *run, **changes)
-    results.write(
-        cascade, settings, make, cascade.output_fps(settings), dict(picture=options.picture)
-    )
-
-
-def tween(options: argparse.Namespace) -> None:
-    """`mav tween`."""
-    from mav import edits, media
-
-    stems = [pathlib.Path(path).stem for path in (options.first, options.last)]
-    results = _Results(options, "-to-".join(stems))
-    first, last = media.read_image(options.first), media.read_image(options.last)
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    make = lambda *run: edits.tween(cascade, first, last, *run, **changes)
-    told = dict(first=options.first, last=options.last)
-    results.write(cascade, settings, make, cascade.output_fps(settings), told)
-
-
-def vary(options: argparse.Namespace) -> None:
-    """`mav vary`."""
-    from mav import edits
-
-    results = _Results(options, f"{pathlib.Path(options.video).stem}-varied")
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    video, _ = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda *run: edits.vary(cascade, video, *run, **changes)
-    results.write(cascade, settings, make, cascade.output_fps(settings), dict(video=options.video))
-
-
-def extend(options: argparse.Namespace) -> None:
-    """`mav extend`."""
-    from mav import edits
-
-    results = _Results(options, f"{pathlib.Path(options.video).stem}-extended")
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    video, fps = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda *run: edits.extend(
-        cascade, video, fps, options.seconds, options.before, *run, **changes
-    )
-    told = dict(video=options.video, seconds=options.seconds, before=options.before)
-    results.write(cascade, settings, make, settings.fps * settings.frame_skip, told)
-
-
-def smooth(options: argparse.Namespace) -> None:
-    """`mav smooth`."""
-    from mav import edits
-
-    results = _Results(options, f"{pathlib.Path(options.video).stem}-smooth")
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    video, fps = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda *run: edits.smooth(cascade, video, fps, *run, **changes)
-    results.write(cascade, settings, make, fps * settings.frame_skip, dict(video=options.video))
-
-
-def upscale(options: argparse.Namespace) -> None:
-    """`mav upscale`."""
-    from mav import edits
-
-    results = _Results(options, f"{pathlib.Path(options.video).stem}-large")
-    changes = _changes(options)
-    cascade, settings = _load(options, changes)
-    # As large as the largest that a super-resolution takes; a smaller one is used as it is.
-    sizes = [cascade.stages[name].low_size for name in cascade.path(settings)]
-    video, fps = _read(options.video, max(size or 0 for size in sizes) or settings.size)
-    make = lambda *run: edits.upscale(cascade, video, *run, **changes)
-    results.write(cascade, settings, make, fps, dict(video=options.video))
-
-
-def show(options: argparse.Namespace) -> None:
-    """`mav show`."""
-    from mav import media
-
-    found = media.read_metadata(options.file)
-    if not found:
-        raise ValueError(f"{options.file} does not say how it was made.")
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    for name, value in found.items():
-        print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
-
-
 def app(options: argparse.Namespace) -> None:
     """`mav app`. Returns when Ctrl-C or SIGTERM ends it."""
     try:
@@ -614,175 +433,6 @@ def app(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"{page.local_url} is open until Ctrl-C", flush=True)
     page.block_thread()
-
-
-def _changes(options: argparse.Namespace) -> dict:
-    """The settings that options name."""
-    plain = ("fps", "still_fps", "frame_skip", "size", "frames", "overlap", "chunk")
-    found = {name: getattr(options, name, None) for name in plain}
-    found = {name: value for name, value in found.items() if value is not None}
-    return found | _tables(options)
-
-
-def _tables(options: argparse.Namespace) -> dict:
-    """The settings by stage that options name."""
-    return {name: dict(getattr(options, name)) for name in TABLES if getattr(options, name)}
-
-
-def _load(options: argparse.Namespace, changes: dict):
-    """The cascade of the options, and its settings with changes, to which --seconds adds frames."""
-    from mav import cascade as cascade_lib
-    from mav import sharding
-
-    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
-    cascade = cascade_lib.load(options.cascade or "cutout", options.dtype, mesh)
-    seconds = getattr(options, "seconds", None)
-    if seconds is not None and hasattr(options, "frames"):
-        if options.frames is not None:
-            raise ValueError("--frames and --seconds say the same; give one of them.")
-        wanted = cascade.settings.updated(changes)
-        changes["frames"] = math.ceil(seconds * wanted.fps * wanted.frame_skip)
-    settings = cascade.check(changes)
-    if options.preview:
-        drawn = functools.partial(_preview, _preview_path(options))
-        cascade = dataclasses.replace(cascade, preview=drawn)
-    return cascade, settings
-
-
-def _preview_path(options: argparse.Namespace) -> pathlib.Path:
-    out = pathlib.Path(options.out or options.command)
-    return out.with_name(f"{out.stem}-preview.png")
-
-
-def _preview(path: pathlib.Path, stage: str, x0) -> None:
-    """Draws what a stage predicts now. Of embeddings there is nothing to see."""
-    from mav import media
-
-    if x0.ndim == 5 and stage != "sr_768":  # whose frames are written as they come
-        frames = media.to_uint8(x0[0])
-        sheet = media.contact_sheet(frames, columns=4, frames=16, labels=stage, tile=128)
-        media.write_image(path, sheet)
-
-
-def _read(path: str, size: int):
-    """A video's square in the middle, no larger than is needed, and its frames per second."""
-    from mav import media
-
-    if media.has_sound(path):
-        print(f"warning: the sound of {path} is left out", file=sys.stderr)
-    return media.read(path, square=size)
-
-
-class _Results:
-    """Where the videos or images of a command go: checked at once, written as they come."""
-
-    def __init__(self, options: argparse.Namespace, name: str):
-        from mav import media
-
-        if options.num < 1:
-            raise ValueError(f"num={options.num} must be at least 1.")
-        self.options = options
-        self.image = getattr(options, "image", False)
-        out = pathlib.Path(options.out or f"{name}{'.png' if self.image else '.mp4'}")
-        self.grid = out if options.num > 1 else None
-        each = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.num)]
-        self.paths = each if self.grid else [out]
-        for path in [out, *self.paths]:
-            media.check_writable(path, media.STILLS if self.image else media.MAX_FPS)
-        # A sheet of pictures stands beside videos; one of images is their grid.
-        self.sheet = None if self.image else out.with_suffix(".png")
-        if self.sheet is not None:
-            media.check_writable(self.sheet)
-        if options.preview:
-            media.check_writable(_preview_path(options))
-        self.made = dict(files=[], grid=None, sheet=None)
-
-    def write(self, cascade, settings, make, fps: float, told: dict) -> None:
-        """make: (seed, progress) -> pieces of a video. told: what the command was given."""
-        from mav import cascade as cascade_lib
-
-        options, seed = self.options, self.options.seed or 0
-        seeds = range(seed, seed + options.num)
-        named = options.cascade or "cutout"
-        facts = cascade_lib.facts(options.command, named, settings, told)
-        try:
-            with cascade_lib.Bars() as progress:
-                # They refuse bad input before anything is open.
-                streams = [make(seed, progress) for seed in seeds]
-                if self.image:
-                    self._write_images(streams, facts, seeds)
-                else:
-                    self._write_videos(streams, facts, seeds, fps)
-        finally:
-            if options.preview:
-                _preview_path(options).unlink(missing_ok=True)
-            if options.json and self.made["files"]:
-                print(json.dumps(self.made, indent=2))
-
-    def _write_images(self, streams, facts: dict, seeds: range) -> None:
-        """Writes each image when it is done, then their grid."""
-        from mav import media
-
-        images = []
-        for path, seed, pieces in zip(self.paths, seeds, streams, strict=True):
-            images.append(self._marked(next(pieces))[0])
-            media.write_image(path, images[-1], dict(facts, seed=seed))
-            self._tell("files", path)
-        if self.grid:
-            media.write_image(self.grid, media.grid(images), dict(facts, seed=seeds[0]))
-            self._tell("grid", self.grid)
-
-    def _write_videos(self, streams, facts: dict, seeds: range, fps: float) -> None:
-        """Writes each video as it comes, then their grid, and a sheet."""
-        from mav import media
-
-        seen = []
-        for path, seed, pieces in zip(self.paths, seeds, streams, strict=True):
-            seen.append(media.Glimpses())
-            with media.VideoWriter(path, fps, dict(facts, seed=seed)) as writer:
-                stopped = self._append(writer, pieces, seen[-1])
-            self._tell("files", path)
-            if stopped:
-                raise KeyboardInterrupt(f"{path} has the first {writer.frames / fps:.1f} seconds")
-        if self.grid:
-            side = 2 * round(facts["settings"]["size"] / math.ceil(math.sqrt(len(seeds))) / 2)
-            tiles = media.grid([media.read(path, square=side)[0] for path in self.paths])
-            media.write(self.grid, tiles, fps, dict(facts, seed=seeds[0]))
-            self._tell("grid", self.grid)
-        labels = [f"{facts['title']}, seed {seed}" for seed in seeds]
-        frames = [one.frames() for one in seen]
-        sheet = media.contact_sheet(frames, columns=4, frames=16, labels=labels)
-        media.write_image(self.sheet, sheet)
-        self._tell("sheet", self.sheet)
-
-    def _tell(self, kind: str, path: pathlib.Path) -> None:
-        """Says that a file is there: now, or with --json when all are."""
-        if kind == "files":
-            self.made[kind].append(str(path))
-        else:
-            self.made[kind] = str(path)
-        if not self.options.json:
-            print(path, flush=True)
-
-    def _append(self, writer, pieces, seen) -> bool:
-        """Adds a video to a file. Returns whether Ctrl-C came when there was more than a window."""
-        from mav import cascade as cascade_lib
-
-        try:
-            for piece in pieces:
-                piece = self._marked(piece)
-                writer.append(piece)
-                seen.append(piece)
-        except KeyboardInterrupt:
-            if writer.frames <= cascade_lib.WINDOW:
-                raise
-            return True
-        return False
-
-    def _marked(self, frames):
-        from mav import media
-
-        return media.mark(frames) if self.options.mark else frames
 
 
 def train(options: argparse.Namespace) -> int:
@@ -851,111 +501,6 @@ def export(options: argparse.Namespace) -> None:
 
     export_lib.run(options.workdir, options.cascade, options.dtype, options.settings)
     print(options.cascade)
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """`mav evaluate`."""
-    if options.protocol != "cutout":
-        _evaluate_papers(options)
-        return
-    from mav import cascade as cascade_lib
-    from mav.evaluate import cutout
-
-    for name in PAPERS:
-        if getattr(options, name) not in (None, False):
-            raise ValueError(f"--{name} belongs to the protocols ucf101 and msrvtt, not to cutout.")
-    cascade = cascade_lib.load(options.cascade or "cutout")
-    asked = _given(options, "num_prompts", "size", "frames", "clips")
-    cutout.run(cascade, options.out, seed=options.seed, **asked, **_tables(options))
-
-
-def _evaluate_papers(options: argparse.Namespace) -> None:
-    """`mav evaluate --protocol ucf101 | msrvtt`."""
-    if options.clips is not None:
-        raise ValueError("--clips belongs to the protocol cutout, not to ucf101 and msrvtt.")
-    try:
-        from mav.evaluate import clips, msrvtt, protocol, ucf101
-    except ImportError as error:
-        raise ValueError(f"this needs {error.name}: pip install 'mav[evaluate]'.") from error
-    from mav import cascade as cascade_lib
-    from mav import sharding
-
-    of_ucf101 = options.protocol == "ucf101"
-    chosen = ucf101.PROTOCOL if of_ucf101 else msrvtt.PROTOCOL
-    weights = {name: getattr(options, name) for name in protocol.OUTPUTS}
-    how = protocol.Options(
-        rehearsal=options.rehearsal,
-        **_given(options, "fid_frames", process="process_id", processes="num_processes"),
-    )
-    view = clips.View(**_given(options, "frames", "size", "which", fps="real_fps"))
-    protocol.check(chosen, weights, view)
-    how.check()
-    if (options.cascade is None) == (options.videos is None):
-        raise ValueError("name what is measured: either --cascade or --videos.")
-    num = protocol.REHEARSAL if options.rehearsal else options.num_prompts
-    if num is not None and num < 2:
-        raise ValueError(f"num_prompts={num} must be at least 2.")
-    mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
-
-    real = None
-    if options.real is not None and of_ucf101:
-        split = options.real_split or "train"
-        real = ucf101.real(options.real, split, view, partial=options.rehearsal)
-    elif options.real is not None:
-        real = msrvtt.real(options.real, options.media, view, partial=options.rehearsal)
-    elif options.statistics is None:
-        raise ValueError("name the real videos by --real, or --statistics of them.")
-    statistics = options.statistics
-    if real is not None and options.rehearsal:
-        real = real.chosen(min(num, len(real)))
-        statistics = pathlib.Path(options.out) / "features" / "real"
-
-    if options.videos is not None:
-        generated = clips.of_folder(options.videos, view)
-        if num is not None:
-            generated = generated.chosen(min(num, len(generated)) if options.rehearsal else num)
-    else:
-        if of_ucf101:
-            prompts = ucf101.prompts(chosen.samples if num is None else num)
-        elif options.real is None:
-            raise ValueError("name test_videodatainfo.json, which has the captions, by --real.")
-        else:
-            prompts = msrvtt.prompts(options.real, num)
-        cascade = cascade_lib.load(options.cascade, options.dtype or "float32", mesh)
-        files = sorted(pathlib.Path(cascade_lib.resolve(options.cascade)).rglob("*.safetensors"))
-        settings = _given(options, "fps") | _tables(options)
-        if options.rehearsal:  # the sooner it is over, the better
-            few = dict.fromkeys(cascade.settings.steps, protocol.REHEARSAL_STEPS)
-            settings["steps"] = few | settings.get("steps", {})
-        generated = clips.of_cascade(
-            cascade, clips.fingerprint(files), prompts, view, options.seed, settings
-        )
-
-    report = protocol.run(
-        chosen,
-        protocol.load(weights, mesh),
-        generated,
-        real,
-        options.out,
-        statistics or cache_home() / "evaluation",
-        view,
-        options=how,
-        keyed=statistics is None,
-    )
-    if report is None:
-        print("other processes are not done; the last one writes the report, or this command again")
-        return
-    for line in protocol.lines(report):
-        print(line)
-    for name in ("report.md", "report.json", "sheet.png"):
-        print(pathlib.Path(options.out) / name)
-
-
-def _given(options: argparse.Namespace, *names: str, **renamed: str) -> dict:
-    """Those options that were given. renamed: what an option is called here."""
-    sources = dict(zip(names, names, strict=True)) | renamed
-    found = {name: getattr(options, source) for name, source in sources.items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def bench(options: argparse.Namespace) -> None:

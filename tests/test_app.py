@@ -17,6 +17,7 @@ import pytest
 import tiny
 from mav import cascade as cascade_lib
 from mav import cli, media
+from mav.commands import videos
 
 app = pytest.importorskip(
     "mav.app", reason="gradio is not installed: launch/test.sh --app", exc_type=ImportError
@@ -68,8 +69,8 @@ def test_the_command_that_is_shown_asks_for_the_same(cascade):
     options = cli.make_parser().parse_args(shlex.split(command)[1:])
     assert (options.prompt, options.negative, options.seed) == (PROMPT, "snow", 7)
     assert options.cascade == "some folder"
-    assert cli._changes(options) == changes
-    settings = cascade.check(cli._changes(options))
+    assert videos._changes(options) == changes
+    settings = cascade.check(videos._changes(options))
     assert (settings.frames, settings.fps, settings.size) == (31, 6.0, 16)
     assert settings.guidance_scale == dict(prior=1.5, decoder=4.0)
     assert type(settings.fps) is float
