@@ -11,7 +11,7 @@ from typing import Any
 
 from mav import cli
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def blocks(page: pathlib.Path) -> list[str]:
