@@ -36,7 +36,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss.masks = dict(every=0.6, first=0.15, last=0.05, ends=0.1, one=0.05, none=0.05)
 
     if size == "cutout":
-        c.loss.perceptual = 0.3  # as the decoder
+        # Much noise leaves it to the known frames, which is where its few steps of sampling begin.
+        c.loss.logit_normal = (1.5, 1.5)  # location and scale of logit(t / T)
         common.cutout_optimizer(c, learning_rate=1.2e-3, name="muon")
         c.num_steps = 1500
         c.save_every = 250

@@ -45,12 +45,7 @@ RUNS = dict(  # share of the drawing, examples held, and what differs from the c
         batch_size=32,
         # Both 15 fps, between keyframes, and 3 fps, where pictures are set in motion.
         data=dict(fps_start=(0.6, 1.0), fps_end=(0.6, 1.0)),
-        # Much noise leaves it to the known frames, which is where its few steps of sampling begin.
-        loss=dict(
-            masks=dict(every=0.55, first=0.15, last=0.05, ends=0.15, one=0.1),
-            logit_normal=(1.5, 1.5),
-            perceptual=0.0,  # it prefers sharp guesses to near ones
-        ),
+        loss=dict(masks=dict(every=0.55, first=0.15, last=0.05, ends=0.15, one=0.1)),
         optimizer=dict(learning_rate=1.2e-3, cooldown=0.5),
     ),
     sr_256=dict(
