@@ -1,6 +1,6 @@
 """What edits by the shipped cascade do to real clips of the cutout world that it has never seen.
 
-    .venv/bin/python tests/benchmarks/edits.py [--clips 8] [--seconds 30] [--sheets FOLDER]
+    .venv/bin/python tests/benchmarks/edits.py [--steps 2] [--seconds 30] [--sheets FOLDER]
 
 seam: how much an animated image changes from the given frame to the next, and later on from one to
 the next (mean grey levels of 255), where the cascade stops at 64 and at 256 pixels. tween: the same
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=30, help="by which a clip is extended (30)"
     )
+    parser.add_argument("--steps", type=int, default=2, help="of the interpolation (2)")
     parser.add_argument("--sheets", help="folder for contact sheets")
     options = parser.parse_args()
     cli.cache_compilations()
@@ -39,20 +40,25 @@ def main() -> None:
     cascade, judge = mav.load("cutout"), classifier.load()
     prompts = cutout_prompts.prompts(options.clips)
     clips = [cutout_prompts.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
-    sheets = {}
+    sheets, taken = {}, dict(progress=QUIET, steps=dict(interpolation=options.steps))
 
     for size in (64, 256):
-        run = dict(size=size, frames=76, progress=QUIET)
+        run = dict(size=size, frames=76, **taken)
         found = [cascade.animate(clip[0], seed=i, **run) for i, clip in enumerate(clips)]
         sheets[f"animate-{size}"] = found
-        first, later = np.array([(steps(v)[0], np.median(steps(v)[1:])) for v in found]).mean(0)
-        print(f"seam at {size} pixels: {first:.2f} to the given frame, {later:.2f} later on")
+        seams = np.array([(steps(v)[0], steps(v)[1:].mean()) for v in found])
+        (first, later), more = seams.mean(0), seams[:, 0] - seams[:, 1]
+        error = more.std(ddof=1) / np.sqrt(len(more))
+        print(
+            f"seam at {size} pixels: {first:.2f} to the given frame, {later:.2f} later on, ", end=""
+        )
+        print(f"{more.mean():.2f} ± {error:.2f} more")
         found = [cascade.tween(clip[0], clip[-1], seed=i, **run) for i, clip in enumerate(clips)]
         sheets[f"tween-{size}"] = found
         ends = np.array([(steps(v)[0], steps(v)[-1], np.median(steps(v))) for v in found]).mean(0)
         print(f"tween at {size} pixels: {ends[0]:.2f} and {ends[1]:.2f} at the ends, {ends[2]:.2f}")
 
-    run = dict(size=64, progress=QUIET)
+    run = dict(size=64, **taken)
     extend = lambda i, clip: cascade.extend(clip[:16], 15, options.seconds, seed=i, **run)
     found = [extend(i, clip) for i, clip in enumerate(clips)]
     sheets["extend"] = found
