@@ -19,7 +19,7 @@ def test_a_log_file_gets_whole_lines_few_of_them(monkeypatch):
     assert max(map(len, (first, last))) <= 80
 
 
-def test_lines_of_a_log_file_are_seconds_apart(monkeypatch):
+def test_without_seconds_between_them_every_state_is_a_line_of_a_log_file(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     monkeypatch.setattr(bars, "SECONDS", 0.0)

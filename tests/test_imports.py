@@ -53,5 +53,22 @@ def test_that_the_test_above_can_fail():
 
 @pytest.mark.slow
 def test_the_page_of_single_modules_runs_on_a_base_install():
-    names = run("print(*runpy.run_path('docs/run.py')['run']('modules'))").split()
-    assert {"logits", "sample", "prediction", "output"} <= set(names)
+    code = """
+names = runpy.run_path("docs/run.py")["run"]("modules")
+jax, key, clip, t = (names[name] for name in ("jax", "key", "clip", "t"))
+# As if trained: a fresh U-Net answers zero.
+noise = lambda p: p + 0.1 * jax.random.normal(key, p.shape)
+image_params = jax.tree.map(noise, names["image_params"])
+video_params = names["params"].inflate(image_params, names["video_params"])
+found = jax.jit(names["video"].apply)({"params": video_params}, clip, t)
+apply = jax.jit(names["image"].apply)
+frames = [apply({"params": image_params}, clip[:, i : i + 1], t) for i in range(4)]
+print("differs by", abs(found - jax.numpy.concatenate(frames, 1)).max(), "of", abs(found).max())
+print(names["logits"].shape, names["sample"].shape, names["prediction"].shape)
+print(names["output"].shape)
+"""
+    differs, small, large = run(code).splitlines()
+    assert 0 <= float(differs.split()[2]) < 1e-4
+    assert float(differs.split()[-1]) > 0.01
+    assert small == "(1, 10) (1, 4, 16, 16, 3) (1, 32)"
+    assert large == "(1, 16, 64, 64, 3)"
