@@ -80,7 +80,7 @@ def test_commands_are_understood(page):
 def test_a_command_that_mav_does_not_know_is_found():
     for words in (
         ["mav", "sample", "a red ball", "--sizes", "64"],
-        "mav train --config configs/prior.py:paper,image --workdir x --config.x=1".split(),
+        shlex.split("mav train --config configs/prior.py:paper,image --workdir x --config.x=1"),
         ["bash", "launch/nothing.sh"],
         ["pip", "install", "-e", ".[nothing]"],
     ):
