@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.inputs = ConfigDict(decoder.INPUTS[size])
     c.network = decoder.get_network(size, temporal=True)
     c.network.keyframes = True
-    c.network.residual = size == "cutout"  # a small network need not copy what does not move
+    c.network.residual = size == "cutout"  # a small network need not draw what it can move
     c.process = decoder.get_process(size)
     c.loss.cond_drop_prob = 0.1  # as the decoder
     c.loss.frame_skips = (3, 5)  # k, where every k-th frame is known

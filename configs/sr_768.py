@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import common, sr_256
 
 NETWORKS = dict(
-    cutout=dict(  # at 64x64 after the stem
-        width=40, multipliers=(1,), depth=1, groups=8, patch=12, residual=True, aug_level=True,
+    cutout=dict(  # at 96x96 after the stem: 7 pixels of its input have a place there
+        width=48, multipliers=(1,), depth=2, groups=8, patch=8, residual=True, aug_level=True,
     ),
     karlo=sr_256.NETWORKS["karlo"],
     paper=dict(  # 0.7B, as the first of unCLIP's two

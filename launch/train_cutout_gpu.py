@@ -1,13 +1,14 @@
 """Trains the embedded cascade further on one GPU, in minutes.
 
-    python -m launch.train_cutout_gpu draw POOL [--workers 13]    until it is stopped
+    python -m launch.train_cutout_gpu draw POOL --stages decoder sr_256    until it is stopped
     python -m launch.train_cutout_gpu train POOL OUT --stages decoder:480 sr_256:110
 
 The small networks learn faster than a host can feed them, so the two are apart: `draw` fills the
 folder POOL with examples on all cores, and `train` holds those that are there on the device and
-draws its batches from them, many steps to a call. A stage starts from the shipped one, and its
-learning rate falls to zero as its seconds end. It leaves OUT/<stage>.safetensors and a line per
-call in OUT/<stage>.jsonl. Needs JAX, flax, optax, orbax and resvg_py.
+draws its batches from them, many steps to a call. A stage starts from the shipped one, or from that
+of another cascade (--init), and its learning rate falls to zero as its seconds end. It leaves
+OUT/<stage>.safetensors and a line per call in OUT/<stage>.jsonl. Needs JAX, flax, optax, orbax and
+resvg_py.
 """
 
 import argparse
@@ -95,14 +96,14 @@ def draw_files(pool: pathlib.Path, name: str, worker: int, workers: int) -> None
         os.replace(aside, file)
 
 
-def draw(pool: pathlib.Path, workers: int) -> None:
-    """Fills the pool with examples of all stages until it is stopped."""
+def draw(pool: pathlib.Path, stages: list[str], workers: int) -> None:
+    """Fills the pool with examples of some stages until it is stopped."""
     context = multiprocessing.get_context("spawn")
-    total = sum(run["draws"] for run in RUNS.values())
+    total = sum(RUNS[name]["draws"] for name in stages)
     processes = []
-    for name, run in RUNS.items():
+    for name in stages:
         (pool / name).mkdir(parents=True, exist_ok=True)
-        count = max(1, round(workers * run["draws"] / total))
+        count = max(1, round(workers * RUNS[name]["draws"] / total))
         for worker in range(count):
             arguments = (pool, name, worker, count)
             processes.append(context.Process(target=draw_files, args=arguments, daemon=True))
@@ -173,13 +174,15 @@ def make_steps(config, stage_recipe: recipe.Recipe):
     return jax.jit(steps, donate_argnums=0)
 
 
-def train(folder: pathlib.Path, out: pathlib.Path, name: str, seconds: float, seed: int) -> None:
-    """Trains one stage for about that many seconds after its compilation."""
-    config, shipped = make_config(name), cascade.resolve("cutout")
-    clip_stage, clip_params = cascade.load_stage(shipped, "clip", config.dtype)
+def train(
+    folder: pathlib.Path, out: pathlib.Path, init: str, name: str, seconds: float, seed: int
+) -> None:
+    """Trains one stage of the cascade `init` for about that many seconds after its compilation."""
+    config, start = make_config(name), cascade.resolve(init)
+    clip_stage, clip_params = cascade.load_stage(start, "clip", config.dtype)
     stage_recipe = recipe.make_recipe(config, dict(clip=clip_stage))
     frozen = jax.tree.map(jnp.asarray, dict(clip=clip_params))
-    _, params = cascade.load_stage(shipped, name)
+    _, params = cascade.load_stage(start, name)
     state = jax.jit(stage_recipe.start)(jax.tree.map(jnp.asarray, params))
     key = jax.random.key(seed)
 
@@ -221,17 +224,19 @@ def main() -> None:
     for command in (drawing, training):
         command.add_argument("pool", type=pathlib.Path)
     drawing.add_argument("--workers", type=int, default=os.cpu_count())
+    drawing.add_argument("--stages", nargs="+", default=list(RUNS), choices=list(RUNS))
     training.add_argument("out", type=pathlib.Path)
     training.add_argument("--stages", nargs="+", required=True, metavar="STAGE:SECONDS")
+    training.add_argument("--init", default="cutout")
     training.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "draw":
-        draw(options.pool, options.workers)
+        draw(options.pool, options.stages, options.workers)
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for stage in options.stages:
         name, seconds = stage.split(":")
-        train(options.pool, options.out, name, float(seconds), options.seed)
+        train(options.pool, options.out, options.init, name, float(seconds), options.seed)
 
 
 if __name__ == "__main__":

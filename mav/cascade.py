@@ -21,7 +21,9 @@ from mav import params as params_lib
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1  # of the folder
-SAMPLED = ("prior", "decoder", "interpolation", "sr_256", "sr_768")
+# What has settings. Extrapolation is the interpolation's network, where it fills in frames of the
+# decoder's pace in place of those between them.
+SAMPLED = ("prior", "decoder", "extrapolation", "interpolation", "sr_256", "sr_768")
 PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
 WINDOW, FADE = 76, 8  # frames that sr_256 takes at once, and those over which two windows fade
 CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
@@ -29,7 +31,8 @@ CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a cascade is sampled. The tables are by stage.
+    """How a cascade is sampled. The tables are by stage; what extrapolates is as what interpolates,
+    where they do not name it.
 
     steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
     plain conditional. guidance_interval: from where to where it acts, 0 is clean and 1 noise
@@ -392,8 +395,9 @@ class Cascade:
                 f"{self.name} cannot choose among candidates of the decoder, since its CLIP has no "
                 "image tower; leave them at 1."
             )
-        for stage in self.path(settings):
-            self._table(stage, settings)
+        extrapolated = ["extrapolation"] if "interpolation" in self.stages else []
+        for name in self.path(settings) + extrapolated:
+            self._table(name, settings)
         return settings
 
     def remarks(self, prompt: str) -> list[str]:
@@ -426,13 +430,14 @@ class Cascade:
             if name in self.stages and settings.size >= self.stages[name].size
         ]
 
-    def _table(self, stage: str, settings: Settings) -> dict[str, np.ndarray]:
-        process = self.stages[stage].process
-        sampler, spacing = settings.sampler[stage], settings.spacing[stage]
+    def _table(self, name: str, settings: Settings) -> dict[str, np.ndarray]:
+        process = self.stages[_network(name)].process
+        of = lambda table: _entry(table, name)
+        sampler, steps, spacing = of(settings.sampler), of(settings.steps), of(settings.spacing)
         try:
-            return samplers.table(process, sampler, settings.steps[stage], spacing)
+            return samplers.table(process, sampler, steps, spacing)
         except ValueError as error:
-            raise ValueError(f"{stage}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
     def finish(
         self,
@@ -595,7 +600,8 @@ class Cascade:
         frame_skip: output frames per decoder frame, which the clip then shows.
         """
         asked = self.ask_interpolation(video, known, image_embedding, settings, frame_skip)
-        found = self._sample("interpolation", key, *asked, settings, report)
+        use = "extrapolation" if frame_skip == 1 else "interpolation"
+        found = self._sample(use, key, *asked, settings, report)
         # Bit for bit: the sampler's last step leaves rounding behind.
         return jnp.where(asked[1]["mask"] > 0, video, found)
 
@@ -750,7 +756,7 @@ class Cascade:
 
     def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None, noise=None):
         rows = self._table(name, settings)
-        state = _start(self.stages[name].process, key, shape, self.mesh)
+        state = _start(self.stages[_network(name)].process, key, shape, self.mesh)
         if noise is not None:
             state = state._replace(x=jnp.copy(noise))  # `advance` takes over what it is given
         num_steps = len(rows["t"])
@@ -774,18 +780,29 @@ class Cascade:
 
     def _call(self, used, row, settings, state, cond, null):
         """What `advance` is given for a step of a stage, or of the one that takes its last."""
-        name = used.removesuffix("_last")
-        stage = _bounded(self.stages[used], settings.dynamic_threshold.get(name))
-        low, high = settings.guidance_interval.get(name, (0, 1))
+        name, network = used.removesuffix("_last"), _network(used)
+        stage = _bounded(self.stages[network], _entry(settings.dynamic_threshold, name))
+        low, high = _entry(settings.guidance_interval, name, (0, 1))
         share = row["t"][0] / (stage.process.schedule.num_timesteps - 1)
-        scale = float(settings.guidance_scale.get(name, 1.0)) if low <= share <= high else 1.0
-        rescale = float(settings.guidance_rescale.get(name, 0.0))
-        params = self.params[used]
+        inside = low <= share <= high
+        scale = float(_entry(settings.guidance_scale, name, 1.0)) if inside else 1.0
+        rescale = float(_entry(settings.guidance_rescale, name, 0.0))
+        params = self.params[network]
         return stage, scale, rescale, "mask" in cond, state, row, params, cond, null
 
 
 def _prompts(prompt: str | Sequence[str]) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
+def _network(name: str) -> str:
+    """The stage that does what has settings."""
+    return "interpolation" if name == "extrapolation" else name
+
+
+def _entry(table: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """What a table of the settings says of a name; of extrapolation, else of interpolation."""
+    return table.get(name, table.get(_network(name), default))
 
 
 def _bounded(stage: stages.Stage, threshold: float | None) -> stages.Stage:

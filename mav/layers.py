@@ -329,24 +329,45 @@ class TransformerBlock(nn.Module):
         return divisible(x + drop(dense(c, "mlp_2")(y), train))
 
 
-def blend(
+def neighbours(
     keyframes: Float[Array, "b f h w 3"], mask: Float[Array, "b f h w 1"]
-) -> Float[Array, "b f h w 3"]:
-    """Known frames (mask 1), linear blends between them, and the nearest before and after them.
+) -> tuple[Float[Array, "b f h w 3"], Float[Array, "b f h w 3"], Float[Array, "b f 1 1 1"]]:
+    """The nearest known frames (mask 1) before and after each frame, and where it lies.
 
-    Zero where none is known, as unknown frames have to be.
+    A known frame is its own neighbours. Between two, where it lies is the share of the way from the
+    one before to the one after. Outside of them both are the nearest, and it is how far off that
+    is, in lengths of the video, negative before it. Zeros where none is known.
     """
     f = keyframes.shape[1]
     known, i = mask[:, :, 0, 0, 0] > 0, jnp.arange(f)[None]
     last = jax.lax.cummax(jnp.where(known, i, -1), axis=1)
     following = jax.lax.cummin(jnp.where(known, i, f), axis=1, reverse=True)
-    last, following = (
+    before, after = (
         jnp.where(last < 0, following, last),
         jnp.where(following == f, last, following),
     )
-    share = jnp.where(following > last, (i - last) / jnp.maximum(following - last, 1), 0)
-    share = share[:, :, None, None, None]
+    place = (i - before) / jnp.where(after > before, after - before, f)
+    place = jnp.where(jnp.any(known, axis=1, keepdims=True), place, 0)
     pick = lambda j: jnp.take_along_axis(
         keyframes, jnp.clip(j, 0, f - 1)[:, :, None, None, None], axis=1
     )
-    return (1 - share) * pick(last) + share * pick(following)
+    return pick(before), pick(after), place[:, :, None, None, None]
+
+
+def warp(
+    images: Float[Array, "*n h w c"], offsets: Float[Array, "*n h w 2"]
+) -> Float[Array, "*n h w c"]:
+    """Images whose every pixel comes from another place, bilinearly; edges repeat outside.
+
+    offsets: how far that lies from the pixel's own place, in pixels down and to the right.
+    """
+    h, w, c = images.shape[-3:]
+    own = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"))
+
+    def sample(image, offset):
+        places = list(own + jnp.moveaxis(offset, -1, 0))
+        channel = lambda x: jax.scipy.ndimage.map_coordinates(x, places, order=1, mode="nearest")
+        return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
+
+    flat = jax.vmap(sample)(images.reshape(-1, h, w, c), offsets.reshape(-1, h, w, 2))
+    return flat.reshape(images.shape)

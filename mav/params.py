@@ -149,9 +149,9 @@ def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
 def inflate(image: Params, video: Params) -> Params:
     """Image parameters merged by name into those of a fresh, larger network (MAV §3.2).
 
-    What only the larger network has keeps its fresh values: layers over time and embeddings of
-    numbers, all of which start without effect. The first kernel gets zeros for input channels that
-    its image version has not, which come last.
+    What only the larger network has keeps its fresh values: layers over time, embeddings of numbers
+    and the motion of keyframes, all of which start without effect. The first kernel gets zeros for
+    input channels that its image version has not, which come last.
     Raises ValueError where the networks differ in anything else.
     """
     old, new = flatten(image), dict[str, Any](flatten(video))
@@ -186,7 +186,7 @@ def _only_inputs_added(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 def is_temporal(name: str) -> bool:
     """Whether a parameter, named by its path, exists in video networks only."""
-    return not {"time", "fps", "frame_skip"}.isdisjoint(name.split("/"))
+    return not {"time", "fps", "frame_skip", "motion"}.isdisjoint(name.split("/"))
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

@@ -216,9 +216,10 @@ def make_optimizer(config: Mapping[str, Any], rate: optax.Schedule) -> optax.Gra
 
 def _matrices(params: stages.Params) -> Any:
     """For Muon: the axes of hidden matrices; None for vectors, first and last layers."""
+    outer = ("input", "output", "motion", "conditioning", "timestep")
 
     def axes(path, leaf):
-        if leaf.ndim < 2 or path[0].key in ("input", "output", "conditioning", "timestep"):
+        if leaf.ndim < 2 or path[0].key in outer:
             return None
         return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
 

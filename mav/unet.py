@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mav import layers
 
+MOTION = 8  # pixels, what a 1 of the network stands for
+
 
 def alike(arrays: Sequence[Array | None]) -> int:
     """How many, from the first on, have its shape."""
@@ -81,7 +83,7 @@ class SpaceTimeUNet(nn.Module):
     context_features: int = 0  # of every context token
     text: bool = False  # takes text embedding and states as well
     low_res: bool = False  # takes a low-resolution input, already upsampled
-    residual: bool = False  # what it puts out is added to low_res, or to a blend of the keyframes
+    residual: bool = False  # what it puts out is added to low_res, or to keyframes that it moves
     aug_level: bool = False  # is told how much noise was put on the low-resolution input
     temporal: bool = False  # has layers over time
     fps: bool = False  # is told the frames per second
@@ -150,6 +152,10 @@ class SpaceTimeUNet(nn.Module):
             inputs.append(jnp.zeros_like(x) if last_x0 is None else last_x0)
         if self.keyframes:
             inputs += [keyframes, mask]
+        moves = self.keyframes and self.residual
+        if moves:
+            before, after, place = layers.neighbours(keyframes, mask)
+            inputs += [before, after, jnp.broadcast_to(place, mask.shape)]
         inputs = [layers.space_to_depth(a.astype(self.dtype), self.patch) for a in inputs]
 
         convolution = lambda features, **kw: layers.Pseudo3DConv(
@@ -248,10 +254,20 @@ class SpaceTimeUNet(nn.Module):
                 y = block(features, "up", name=f"up_{level}_resample")(y, embedding, train)
 
         y = nn.silu(layers.GroupNorm(self.groups, name="output_norm")(y))
-        channels = (6 if self.learns_variance else 3) * self.patch**2
-        init = nn.initializers.zeros
-        y = convolution(channels, kernel_init=init, divided=(True, False), name="output")(y)
-        y = layers.depth_to_space(y, self.patch).astype(jnp.float32)
-        if not self.residual:
-            return y
-        return y + (low_res if self.low_res else layers.blend(keyframes, mask))
+
+        def pixels(channels, name):
+            last = dict(kernel_init=nn.initializers.zeros, divided=(True, False), name=name)
+            at = convolution(channels * self.patch**2, **last)(y)
+            return layers.depth_to_space(at, self.patch).astype(jnp.float32)
+
+        output = pixels(6 if self.learns_variance else 3, "output")
+        if moves:
+            # Where each pixel comes from in both neighbours, and how much more of the later one it
+            # takes than a linear fade (after Deep Voxel Flow, Liu et al. 2017, §3).
+            motion = pixels(5, "motion")
+            share = place + motion[..., 4:]
+            output += (1 - share) * layers.warp(before, MOTION * motion[..., :2])
+            output += share * layers.warp(after, MOTION * motion[..., 2:4])
+        elif self.residual:
+            output += low_res
+        return output

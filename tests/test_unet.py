@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy import ndimage
 
 import noise
 import slow
@@ -223,22 +224,53 @@ def test_a_fresh_network_of_what_is_missing_gives_its_low_resolution_input():
 
 
 @pytest.mark.parametrize("known", [[0, 5, 10, 15], [0], [15], [3, 7], [0, 15], list(range(16))])
-def test_a_blend_of_keyframes_is_numpys_interpolation(known):
+def test_neighbours_fade_into_numpys_interpolation(known):
     video = normal((2, 16, 3, 2, 3))
     mask = np.zeros((2, 16, 3, 2, 1), np.float32)
     mask[:, known] = 1
+    before, after, place = layers.neighbours(video * mask, mask)
     along = lambda values: np.interp(np.arange(16), known, values[known])
     wanted = np.apply_along_axis(along, 1, video)
-    np.testing.assert_allclose(layers.blend(video * mask, mask), wanted, atol=1e-6)
-    assert not np.any(layers.blend(video * 0, mask * 0))
+    np.testing.assert_allclose((1 - place) * before + place * after, wanted, atol=1e-6)
+    outside = [i - np.clip(i, known[0], known[-1]) for i in range(16)]
+    for i in np.flatnonzero(outside):
+        np.testing.assert_allclose(place[:, i], outside[i] / 16, atol=1e-6)
+        np.testing.assert_array_equal(before[:, i], after[:, i])
+    for nothing in layers.neighbours(video * 0, mask * 0):
+        assert not np.any(nothing)
 
 
-def test_a_fresh_interpolation_of_what_is_missing_is_a_blend():
+def test_warping_samples_as_scipy_does():
+    images, offsets = normal((2, 3, 5, 7, 3)), 3 * normal((2, 3, 5, 7, 2), 1)
+    found = jax.jit(layers.warp)(images, offsets)
+    for index in np.ndindex(2, 3):
+        places = np.indices((5, 7)) + np.moveaxis(offsets[index], -1, 0)
+        for c in range(3):
+            image = images[index][..., c]
+            wanted = ndimage.map_coordinates(image, places, order=1, mode="nearest")
+            np.testing.assert_allclose(found[index][..., c], wanted, atol=1e-5)
+
+
+def test_a_fresh_interpolation_holds_and_fades_its_keyframes():
     network, arguments = unet.SpaceTimeUNet(**DECODER, keyframes=True, residual=True), inputs()
     arguments["mask"][:] = [[[[[i == 1]]] for i in range(FRAMES)]]
     arguments["keyframes"] *= arguments["mask"]
     found, _ = jax.jit(network.init_with_output)(jax.random.key(0), **arguments)
-    np.testing.assert_array_equal(found, np.repeat(arguments["keyframes"][:, 1:2], FRAMES, axis=1))
+    wanted = np.repeat(arguments["keyframes"][:, 1:2], FRAMES, axis=1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_an_interpolation_moves_its_keyframes():
+    network, arguments = unet.SpaceTimeUNet(**DECODER, keyframes=True, residual=True), inputs()
+    arguments["mask"][:] = [[[[[i == 0]]] for i in range(FRAMES)]]
+    arguments["keyframes"] *= arguments["mask"]
+    params = params_lib.flatten(network.init(jax.random.key(0), **arguments)["params"])
+    motion = np.array([0, 1, 0, 1, 0], np.float32) / unet.MOTION  # all comes from one to the right
+    params["motion/space/bias"] = np.tile(motion, network.patch**2)
+    found = apply(network, params_lib.unflatten(params), arguments)
+    first = arguments["keyframes"][:, :1]
+    wanted = np.concatenate([first[..., 1:, :], first[..., -1:, :]], axis=-2)
+    np.testing.assert_allclose(found, np.repeat(wanted, FRAMES, axis=1), atol=1e-5)
 
 
 def test_dropout_is_that_of_flax():

@@ -1,6 +1,6 @@
 """What edits by the shipped cascade do to real clips of the cutout world that it has never seen.
 
-    .venv/bin/python tests/benchmarks/edits.py [--steps 2] [--seconds 30] [--sheets FOLDER]
+    .venv/bin/python tests/benchmarks/edits.py [--clips 8] [--seconds 30] [--sheets FOLDER]
 
 seam: how much an animated image changes from the given frame to the next, and later on from one to
 the next (mean grey levels of 255), where the cascade stops at 64 and at 256 pixels. tween: the same
@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=30, help="by which a clip is extended (30)"
     )
-    parser.add_argument("--steps", type=int, default=2, help="of the interpolation (2)")
     parser.add_argument("--sheets", help="folder for contact sheets")
     options = parser.parse_args()
     cli.cache_compilations()
@@ -40,10 +39,10 @@ def main() -> None:
     cascade, judge = mav.load("cutout"), classifier.load()
     prompts = cutout_prompts.prompts(options.clips)
     clips = [cutout_prompts.real_video(p, i, 15, 76, 64) for i, p in enumerate(prompts)]
-    sheets, taken = {}, dict(progress=QUIET, steps=dict(interpolation=options.steps))
+    sheets = {}
 
     for size in (64, 256):
-        run = dict(size=size, frames=76, **taken)
+        run = dict(size=size, frames=76, progress=QUIET)
         found = [cascade.animate(clip[0], seed=i, **run) for i, clip in enumerate(clips)]
         sheets[f"animate-{size}"] = found
         seams = np.array([(steps(v)[0], steps(v)[1:].mean()) for v in found])
@@ -58,7 +57,7 @@ def main() -> None:
         ends = np.array([(steps(v)[0], steps(v)[-1], np.median(steps(v))) for v in found]).mean(0)
         print(f"tween at {size} pixels: {ends[0]:.2f} and {ends[1]:.2f} at the ends, {ends[2]:.2f}")
 
-    run = dict(size=64, **taken)
+    run = dict(size=64, progress=QUIET)
     extend = lambda i, clip: cascade.extend(clip[:16], 15, options.seconds, seed=i, **run)
     found = [extend(i, clip) for i, clip in enumerate(clips)]
     sheets["extend"] = found
