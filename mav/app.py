@@ -241,8 +241,9 @@ class View:
         """The view, once a stage has made so many of its calls."""
         self.shares[stage] = 100 * done / total
         bars = "".join(
-            f'<span title="{name}">{DOES[name]}</span><i><b style="width: {share:.0f}%"></b></i>'
-            for name, share in self.shares.items()
+            f'<span title="{name}">{does}</span><i><b style="width: {self.shares[name]:.0f}%"></b></i>'
+            for name, does in DOES.items()
+            if name in self.shares
         )
         seconds = f"<em>{time.monotonic() - self.begun:.0f} s so far</em>"
         return f'<div class="mav-now">{self.image}<div class="mav-bars">{bars}{seconds}</div></div>'

@@ -225,6 +225,20 @@ def test_interpolation_returns_the_given_frames_bit_for_bit(cascade):
     assert not np.array_equal(filled[:, 1::5], given[:, :-1])
 
 
+@pytest.mark.parametrize(("own", "wanted"), [(dict(extrapolation=3), 3), ({}, 2)])
+def test_extrapolation_has_steps_of_its_own_or_those_of_interpolation(cascade, own, wanted):
+    calls = {}
+    progress = lambda stage, done, total: calls.update({stage: (done, total)})
+    photo = np.zeros((8, 8, 3), np.uint8)
+    cascade.animate(photo, progress=progress, size=8, steps=dict(interpolation=2, **own))
+    assert calls == dict(extrapolation=(wanted, wanted), interpolation=(10, 10))  # 5 windows
+
+
+def test_extrapolation_with_a_sampler_that_is_unknown_is_refused_at_once(cascade):
+    with pytest.raises(ValueError, match="extrapolation: sampler='some' is unknown"):
+        cascade.stream(PROMPT, sampler=dict(extrapolation="some"))
+
+
 def test_a_frame_skip_of_three_gives_46_frames(cascade):
     given = jnp.tanh(noise.normal((1, 16, 8, 8, 3)))
     settings = cascade.settings.updated(dict(frame_skip=3))

@@ -1,15 +1,20 @@
 """What the README and the pages of docs tell one to type: mav understands it, and it runs."""
 
+import json
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
+import sys
+import tarfile
 import tomllib
 
 import numpy as np
 import pytest
 
+import mav
 from mav import cli, diffusion, media, samplers
 from mav.data import cutout
 
@@ -17,6 +22,43 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 OTHERS = {"img2dataset", "video2dataset", "mypy", "pre-commit", "source"}  # not ours to check
 over_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+EDITS = "sample|animate|tween|vary|extend|smooth|upscale"
+# Commands, by how they begin; of each the first line that fits. The tests below that run them:
+RUN = {
+    f"mav ({EDITS}|show) (?!.*--cascade)": "test_what_the_pages_sample_and_edit_is_there",
+    "mav data": "test_the_data_of_the_pages_are_built_and_inspected",
+    r"mav train .*:cutout|mav export runs": "test_what_the_pages_train_is_exported",
+    "mav bench": "test_the_benches_of_the_pages_measure",
+    "mav evaluate --protocol cutout": "test_the_evaluations_of_the_pages_report",
+    "python -c": "test_the_line_of_python_prints_the_prompts_of_ucf101",
+}
+# Of the others why not, and what runs their like.
+NOT_RUN = {
+    "pip|source|pre-commit|mypy": "changes the machine",
+    "bash launch/quickstart|bash launch/setup": "sets a machine up, as test.sh does, which CI runs",
+    "bash launch/test|pytest": "runs these tests",
+    "bash launch|[A-Z]+=.* bash launch": "needs a cloud: --dry-run above, tests/test_launch.py",
+    "mav app": "waits for people: tests/test_app.py",
+    "python docs|python colab": "tests/test_docs.py, tests/test_colab.py",
+    "python -m zensical": "makes the site, which is looked at",
+    "python tests/benchmarks": "measures for minutes or hours",
+    "python -m launch.train_cutout_gpu": "needs a GPU",
+    "mav plan": "needs libtpu: tests/test_plan.py, where it is installed",
+    "mav train .*:(paper|karlo)|--config": "needs a pod: tests/test_train.py tries small ones",
+    "mav convert": "needs files of others: tests/test_convert.py, tests/test_features.py",
+    "(CUDA_.* )?mav evaluate": "needs files of others: tests/test_protocols.py",
+    "img2dataset|video2dataset": "needs the network",
+    f"mav ({EDITS}) .*--cascade|mav export gs:": "needs what one has converted or trained",
+}
+PYTHON = {  # pages with blocks of Python, and the tests that run them
+    "README": "test_the_python_of_a_page_writes_its_video",
+    "index": "test_the_python_of_a_page_writes_its_video",
+    "extending": "test_the_sampler_of_the_page_on_extending_keeps_the_right_variance",
+    "app": "tests/test_app.py",
+    "edits": "tests/test_docs.py",
+    "modules": "tests/test_docs.py",
+}
 
 
 def blocks(page, language):
@@ -35,6 +77,20 @@ def commands(page):
                 words = words[both + 1 :]
             if words:
                 yield [word for word in words if word not in ("...", "&")]
+
+
+def runs(test):
+    """The commands of all pages that a test runs, each once."""
+    found = [words for page in PAGES for words in commands(page) if place(page, words) == test]
+    return list({tuple(words): words for words in found}.values())
+
+
+def place(page, words):
+    """The test that runs a command of a page, or why it is not run; None if that is not said."""
+    if page.stem == "gallery":
+        return "docs/gallery.py, which writes the page, samples them itself"
+    command = shlex.join(words).replace("'", "")
+    return next((where for of, where in (RUN | NOT_RUN).items() if re.match(of, command)), None)
 
 
 def understood(words):
@@ -88,6 +144,24 @@ def test_a_command_that_mav_does_not_know_is_found():
             understood(words)
 
 
+@over_pages
+def test_every_command_is_run_or_said_why_not(page):
+    for words in commands(page):
+        assert place(page, words), f"neither in RUN nor in NOT_RUN: {shlex.join(words)}"
+
+
+def test_every_entry_of_both_tables_is_of_use():
+    used = {place(page, words) for page in PAGES for words in commands(page)}
+    assert {*RUN.values(), *NOT_RUN.values()} <= used
+    assert all(callable(globals()[test]) for test in RUN.values())
+    assert place(PAGES[0], ["mav", "dream", "a red ball"]) is None
+
+
+def test_every_page_with_python_has_a_test_that_runs_it():
+    assert {page.stem for page in PAGES if blocks(page, "python")} == set(PYTHON)
+    assert all((ROOT / test).is_file() or test in globals() for test in PYTHON.values())
+
+
 def test_the_sampler_of_the_page_on_extending_keeps_the_right_variance():
     (block,) = blocks(ROOT / "docs" / "extending.md", "python")
     names = dict(vars(samplers))
@@ -103,34 +177,38 @@ def test_the_sampler_of_the_page_on_extending_keeps_the_right_variance():
     np.testing.assert_allclose(variance, rows["next_sigma"] ** 2, rtol=1e-6)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with the files that the pages name."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Has the files that the pages name."""
+    path = tmp_path_factory.mktemp("folder")
     boats = [("meadow", "boat", "red", "large", "left", 3)]
     boats += [("sea", "boat", "blue", "large", "right", 4)]
     for name, boat in zip(("photo", "a", "b"), (boats[0], *boats), strict=True):
-        media.write_image(f"{name}.png", cutout.render(cutout.make_scene(*boat), 0, 256))
+        media.write_image(path / f"{name}.png", cutout.render(cutout.make_scene(*boat), 0, 256))
     for name in ("ball", "clip"):
-        assert cli.main(["sample", "a red ball", "--size", "64", "--out", f"{name}.mp4"]) == 0
+        made = ["sample", "a red ball", "--size", "64", "--out", str(path / f"{name}.mp4")]
+        assert cli.main(made) == 0
+    return path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "docs/edits.md"], ids=["README", "edits"]
+    "words",
+    runs("test_what_the_pages_sample_and_edit_is_there"),
+    ids=lambda words: shlex.join(words[1:]),
 )
-def test_what_a_page_samples_and_edits_is_there_afterwards(page, here, capsys):
+def test_what_the_pages_sample_and_edit_is_there(words, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     capsys.readouterr()
-    kinds = ("sample", "animate", "tween", "vary", "extend", "smooth", "upscale")
-    run = [words[1:] for words in commands(page) if words[0] == "mav" and words[1] in kinds]
-    run = [words for words in run if "--cascade" not in words]  # of one's own
-    assert len(run) >= 4
-    for words in run:
-        assert cli.main(words) == 0, shlex.join(words)
-        video, sheet = capsys.readouterr().out.split()
-        assert media.read(video)[0].shape[0] > 16
-        assert media.read_image(sheet).ndim == 3
+    assert cli.main(words[1:]) == 0
+    told = capsys.readouterr().out
+    if words[1] == "show":
+        assert "a red ball" in told
+        return
+    video, sheet = told.split()
+    assert media.read(video)[0].shape[0] > 16
+    assert media.read_image(sheet).ndim == 3
 
 
 @pytest.mark.slow
@@ -145,11 +223,77 @@ def test_the_python_of_a_page_writes_its_video(page, tmp_path, monkeypatch):
     assert media.read("ball.mp4")[0].shape == (76, 768, 768, 3)
 
 
-def test_the_data_of_the_readme_are_built_and_inspected(tmp_path, monkeypatch):
+def test_the_data_of_the_pages_are_built_and_inspected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pathlib.Path("clips").mkdir()
+    given = dict(videos=tmp_path / "some videos", images=tmp_path / "some images")
+    for kind in given.values():
+        kind.mkdir()
     for i in range(3):
-        media.write(f"clips/{i}.mp4", cutout.video("train", i, range(60), 96), 30)
-    run = [words[1:] for words in commands(ROOT / "README.md") if words[:2] == ["mav", "data"]]
-    assert [cli.main(words) for words in run] == [0, 0]
-    assert pathlib.Path("data/videos/inspect.png").is_file()
+        clip = cutout.video("train", i, range(60), 256)
+        media.write(given["videos"] / f"{i}.mp4", clip, 30)
+        media.write_image(given["images"] / f"{i}.png", clip[0])
+        (given["images"] / f"{i}.txt").write_text(f"picture {i}")
+    for words in runs("test_the_data_of_the_pages_are_built_and_inspected"):
+        if words[2] == "build":
+            kind, source, destination = words[3:6]
+            for folder in (source.partition("/")[0], destination):
+                shutil.rmtree(folder, ignore_errors=True)
+            if source.endswith(".tar"):
+                pathlib.Path(source).parent.mkdir()
+                with tarfile.open(source.replace("*", "0"), "w") as tar:
+                    for file in sorted(given[kind].iterdir()):
+                        tar.add(file, file.name)
+            else:
+                shutil.copytree(given[kind], source)
+        assert cli.main(words[1:]) == 0, shlex.join(words)
+        if words[2] == "inspect":
+            assert pathlib.Path(words[3], "inspect.png").is_file()
+
+
+def test_the_line_of_python_prints_the_prompts_of_ucf101():
+    (words,) = runs("test_the_line_of_python_prints_the_prompts_of_ucf101")
+    done = subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 10_000
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """A folder beside the configs, as the root of the repository is."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_the_pages_train_is_exported(configs):
+    short = ["--config.num_steps=1", "--config.data.batch_size=2", "--config.eval.every=100"]
+    for name in ("clip", "prior"):  # which the pages take for granted
+        stage = [f"configs/{name}.py:cutout", "--workdir", f"runs/{name}"]
+        told = [] if name == "clip" else ["--config.clip=runs/clip"]
+        assert cli.main(["train", "--config", *stage, *told, *short]) == 0
+    for words in runs("test_what_the_pages_train_is_exported"):
+        more = short if words[1] == "train" else []
+        assert cli.main(words[1:] + more) == 0, shlex.join(words)
+    assert {"clip", "prior", "decoder"} <= set(mav.load("cascades/mine").stages)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "words", runs("test_the_benches_of_the_pages_measure"), ids=lambda words: shlex.join(words[2:])
+)
+def test_the_benches_of_the_pages_measure(words, configs, capsys):
+    assert cli.main(words[1:]) == 0
+    assert "matrix peak" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_evaluations_of_the_pages_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--num_prompts", "2", "--clips", "1", "--size", "64"]
+    for words in runs("test_the_evaluations_of_the_pages_report"):
+        assert cli.main(words[1:] + few) == 0, shlex.join(words)
+        report = json.loads(pathlib.Path("runs/evaluation/report.json").read_text("utf-8"))
+        assert report
+        shutil.rmtree("runs")
