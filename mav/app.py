@@ -240,10 +240,10 @@ class View:
     def html(self, stage: str, done: int, total: int) -> str:
         """The view, once a stage has made so many of its calls."""
         self.shares[stage] = 100 * done / total
+        shares = {name: self.shares[name] for name in DOES if name in self.shares}
         bars = "".join(
-            f'<span title="{name}">{does}</span><i><b style="width: {self.shares[name]:.0f}%"></b></i>'
-            for name, does in DOES.items()
-            if name in self.shares
+            f'<span title="{name}">{DOES[name]}</span><i><b style="width: {share:.0f}%"></b></i>'
+            for name, share in shares.items()
         )
         seconds = f"<em>{time.monotonic() - self.begun:.0f} s so far</em>"
         return f'<div class="mav-now">{self.image}<div class="mav-bars">{bars}{seconds}</div></div>'

@@ -1,6 +1,7 @@
 """The page: what it refuses, what it repeats; with Chromium and Playwright, what people see."""
 
 import os
+import pathlib
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ app = pytest.importorskip(
     "mav.app", reason="gradio is not installed: launch/test.sh --app", exc_type=ImportError
 )
 
+ROOT = pathlib.Path(__file__).parent.parent
 PROMPT = "a red ball over a green meadow"
 MADE = "The same on a command line"
 
@@ -143,6 +145,17 @@ def test_nothing_is_left_or_written_elsewhere(folder, tmp_path):
     assert [list(home.iterdir()) for name, home in homes.items() if name != "XDG_CACHE_HOME"] == [
         [], [], []
     ]  # fmt: skip
+
+
+def test_the_python_of_its_page_serves_it(monkeypatch):
+    text = (ROOT / "docs" / "app.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    served, launch = [], app.launch
+    monkeypatch.setattr(app, "launch", lambda *given: served.append(launch(*given)))
+    exec(block, {})
+    (page,) = served
+    assert b"Make-A-Video" in urllib.request.urlopen(page.local_url, timeout=60).read()
+    page.close()
 
 
 def test_a_port_that_is_taken_is_refused(folder, page_address, capsys):
