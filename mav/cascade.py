@@ -31,8 +31,8 @@ CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a cascade is sampled. The tables are by stage; what extrapolates is as what interpolates,
-    where they do not name it.
+    """How a cascade is sampled. The tables are by stage; `extrapolation` is in them as well, and as
+    `interpolation` where not named.
 
     steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
     plain conditional. guidance_interval: from where to where it acts, 0 is clean and 1 noise

@@ -177,6 +177,14 @@ def test_the_sampler_of_the_page_on_extending_keeps_the_right_variance():
     np.testing.assert_allclose(variance, rows["next_sigma"] ** 2, rtol=1e-6)
 
 
+def typed(words, folder):
+    """What a command of mav prints, run as people run it: not as tests compile, on one device."""
+    command = [sys.executable, "-m", "mav.cli", *words[1:]]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    options = dict(check=True, stdout=subprocess.PIPE, text=True)
+    return subprocess.run(command, cwd=folder, env=environment, **options).stdout
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Has the files that the pages name."""
@@ -186,8 +194,7 @@ def folder(tmp_path_factory):
     for name, boat in zip(("photo", "a", "b"), (boats[0], *boats), strict=True):
         media.write_image(path / f"{name}.png", cutout.render(cutout.make_scene(*boat), 0, 256))
     for name in ("ball", "clip"):
-        made = ["sample", "a red ball", "--size", "64", "--out", str(path / f"{name}.mp4")]
-        assert cli.main(made) == 0
+        typed(["mav", "sample", "a red ball", "--size", "64", "--out", f"{name}.mp4"], path)
     return path
 
 
@@ -198,17 +205,14 @@ def folder(tmp_path_factory):
     runs("test_what_the_pages_sample_and_edit_is_there"),
     ids=lambda words: shlex.join(words[1:]),
 )
-def test_what_the_pages_sample_and_edit_is_there(words, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    capsys.readouterr()
-    assert cli.main(words[1:]) == 0
-    told = capsys.readouterr().out
+def test_what_the_pages_sample_and_edit_is_there(words, folder):
+    told = typed(words, folder)
     if words[1] == "show":
         assert "a red ball" in told
         return
     video, sheet = told.split()
-    assert media.read(video)[0].shape[0] > 16
-    assert media.read_image(sheet).ndim == 3
+    assert media.read(folder / video)[0].shape[0] > 16
+    assert media.read_image(folder / sheet).ndim == 3
 
 
 @pytest.mark.slow
@@ -257,24 +261,15 @@ def test_the_line_of_python_prints_the_prompts_of_ucf101():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs a command beside the configs, as people do: not as tests compile, on one device."""
+def run(tmp_path):
+    """Types a command of mav beside the configs."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("XLA_FLAGS")
-    return lambda words: (
-        subprocess.run(
-            [sys.executable, "-m", "mav.cli", *words[1:]],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-    )
+    return lambda words: typed(words, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_what_the_pages_train_is_exported(run):
+def test_what_the_pages_train_is_exported(run, tmp_path):
     short = ["--config.num_steps=1", "--config.data.batch_size=2", "--config.eval.every=100"]
     for name in ("clip", "prior"):  # which the pages take for granted
         stage = [f"configs/{name}.py:cutout", "--workdir", f"runs/{name}"]
@@ -282,7 +277,7 @@ def test_what_the_pages_train_is_exported(run):
         run(["mav", "train", "--config", *stage, *told, *short])
     for words in runs("test_what_the_pages_train_is_exported"):
         run(words + (short if words[1] == "train" else []))
-    assert {"clip", "prior", "decoder"} <= set(mav.load("cascades/mine").stages)
+    assert {"clip", "prior", "decoder"} <= set(mav.load(tmp_path / "cascades" / "mine").stages)
 
 
 @pytest.mark.slow
@@ -296,10 +291,10 @@ def test_the_benches_of_the_pages_measure(words, run):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_evaluations_of_the_pages_report(run):
+def test_the_evaluations_of_the_pages_report(run, tmp_path):
     few = ["--num_prompts", "2", "--clips", "1", "--size", "64"]
     for words in runs("test_the_evaluations_of_the_pages_report"):
         run(words + few)
-        report = json.loads(pathlib.Path("runs/evaluation/report.json").read_text("utf-8"))
-        assert report
-        shutil.rmtree("runs")
+        out = tmp_path / words[words.index("--out") + 1]
+        assert json.loads((out / "report.json").read_text("utf-8"))
+        shutil.rmtree(out)
