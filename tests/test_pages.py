@@ -296,5 +296,5 @@ def test_the_evaluations_of_the_pages_report(run, tmp_path):
     for words in runs("test_the_evaluations_of_the_pages_report"):
         run(words + few)
         out = tmp_path / words[words.index("--out") + 1]
-        assert json.loads((out / "report.json").read_text("utf-8"))
+        assert json.loads((out / "report.json").read_text("utf-8"))["num_prompts"] == 2
         shutil.rmtree(out)
