@@ -19,7 +19,7 @@ from mav.evaluate.cutout_prompts import Prompt, Video
 
 NUM_PICTURES = 4  # real ones per prompt, that the prior's embedding is compared with
 RATES = (1.5, 3.0, 6.0, 12.0)  # fps that the decoder is asked for
-SR_FRAMES = 8  # of each clip that is enlarged
+SR_FRAMES = dict(sr_256=8, sr_768=4)  # of each clip that is enlarged; sr_768 sees one at a time
 CHANCE = 1 / (len(classifier.CLASSES["object"]) * len(classifier.CLASSES["colour"]))
 
 
@@ -99,11 +99,15 @@ def prior(bench: Bench) -> dict[str, Any]:
 
 
 def decoder(bench: Bench, clips: int) -> dict[str, Any]:
-    """What is recognised, where the decoder is told the embeddings of real pictures."""
+    """What is recognised, where the decoder is told the embeddings of real pictures.
+
+    One candidate alone: the choice among several is made by CLIP.
+    """
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
     found = []
     for n in bench.each("decoder", clips):
         checked, keys = bench.begin(n, size=stage.size, frames=stage.frames)
+        checked = checked.updated(dict(candidates=1))
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
         prompt = bench.prompts[n]
         video = cascade.decode(embedding, keys["decoder"], checked, prompt=prompt.text)
@@ -124,7 +128,7 @@ def pace(bench: Bench, clips: int) -> dict[str, Any]:
     alone: the choice among several would be another at each rate.
     """
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
-    movers = [n for n in range(clips) if bench.prompts[n].object != "house"][: max(1, clips // 2)]
+    movers = [n for n in range(clips) if bench.prompts[n].object != "house"][: max(1, clips // 3)]
     steps = {"generated": [], "real": []}
     changes = {"generated": [], "real": []}
     for i in bench.each("fps", len(movers)):
@@ -199,7 +203,7 @@ def super_resolution(bench: Bench, name: str, clips: int) -> dict[str, Any]:
     fps = checked.fps * checked.frame_skip
     rows, flickers = [], []
     for n in bench.each(name, clips):
-        true = bench.real(n, fps, SR_FRAMES, stage.size)
+        true = bench.real(n, fps, SR_FRAMES[name], stage.size)
         small = media.resize(true, stage.low_size, "box")
         options = {**bench.settings} | dict(size=stage.size, progress=cascade_lib.silent)
         options |= dict(seed=cutout_prompts.video_seed(bench.seed, n))
