@@ -106,8 +106,7 @@ def decoder(bench: Bench, clips: int) -> dict[str, Any]:
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
     found = []
     for n in bench.each("decoder", clips):
-        checked, keys = bench.begin(n, size=stage.size, frames=stage.frames)
-        checked = checked.updated(dict(candidates=1))
+        checked, keys = bench.begin(n, size=stage.size, frames=stage.frames, candidates=1)
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
         prompt = bench.prompts[n]
         video = cascade.decode(embedding, keys["decoder"], checked, prompt=prompt.text)
@@ -125,7 +124,8 @@ def pace(bench: Bench, clips: int) -> dict[str, Any]:
     step: of the thing's centre. change: of pixels. Medians over prompts, at each of RATES.
     correlation: rank correlation of step and fps, the mean over prompts; -1 falls with every rate.
     The same noise, and the embedding of a real picture, at all rates of a prompt. One candidate
-    alone: the choice among several would be another at each rate.
+    alone: the choice among several would be another at each rate. Of as many prompts as a third of
+    the clips, of things that move.
     """
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
     movers = [n for n in range(clips) if bench.prompts[n].object != "house"][: max(1, clips // 3)]
@@ -136,8 +136,8 @@ def pace(bench: Bench, clips: int) -> dict[str, Any]:
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
         rows = {"generated": [], "real": []}
         for fps in RATES:
-            checked, keys = bench.begin(n, size=stage.size, frames=stage.frames, fps=fps)
-            checked = checked.updated(dict(candidates=1))
+            options = dict(size=stage.size, frames=stage.frames, fps=fps, candidates=1)
+            checked, keys = bench.begin(n, **options)
             video = cascade.decode(embedding, keys["decoder"], checked)
             rows["generated"].append(media.to_uint8(video[0]))
             rows["real"].append(bench.real(n, fps, stage.frames, stage.size))
