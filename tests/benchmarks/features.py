@@ -2,21 +2,25 @@
 
     .venv/bin/python -m pip install -r requirements/parity.txt
     .venv/bin/python -m pip install --no-deps -r requirements/parity_alone.txt
-    .venv/bin/python tests/benchmarks/features.py [i3d c3d inception]
+    .venv/bin/python tests/benchmarks/features.py [i3d c3d inception clip caption]
 
-One clip of 16 frames of 128 pixels, resized as each network has it; 4 frames for Inception. Prints
-clips per second of both, and how many times faster mav is. Turns are short and alternate, so that
+One clip of 16 frames of 128 pixels, resized as each network has it; 4 frames for Inception and for
+the image tower of CLIP (ViT-B/32), and a caption for its text tower. Prints clips per second of
+both, and how many times faster mav is. Turns are short and alternate, so that
 other work on the machine disturbs both alike.
 """
 
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "reference"))
 
 import jax
+import make
 import numpy as np
 import torch
 
@@ -28,17 +32,59 @@ from mav.convert import features as convert
 from mav.evaluate import features
 
 ROUNDS = 9
+CAPTION = "a photo of a bird over the sea"
 
 
 def main(names: list[str]) -> None:
     cli.choose_cpu_convolutions()  # as every command does
+    torch.set_grad_enabled(False)
     print(f"{'':10} mav clips/s  torch clips/s  ratio   largest difference")
-    for name in names or features.KINDS:
-        compare(name)
+    for name in names or (*features.KINDS, "clip", "caption"):
+        compare(name, *(clip if name in ("clip", "caption") else released)(name))
 
 
-def compare(name: str) -> None:
+def compare(name: str, mine: Callable, theirs: Callable) -> None:
     """Times both in turn and prints a line; the ratio is the median of the turns' own."""
+    times = ([], [])
+    difference = np.abs(mine() - theirs()).max()
+    for _ in range(ROUNDS):
+        for call, found in zip((mine, theirs), times, strict=True):
+            time.sleep(0.2)  # threads of the other library spin a while before they sleep
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+    a, b = map(statistics.median, times)
+    ratio = statistics.median(y / x for x, y in zip(*times, strict=True))
+    print(f"{name:10} {1 / a:11.2f} {1 / b:14.2f} {ratio:6.2f}x {difference:12.1e}", flush=True)
+
+
+def clip(name: str) -> tuple[Callable, Callable]:
+    """A tower of CLIP as mav and as transformers have it."""
+    config = make.CLIPConfig(
+        text_config=make.tower(512, 12, 8),
+        vision_config=make.tower(768, 12, 12, image_size=224, patch_size=32),
+        projection_dim=512,
+    )
+    model = make.lively(make.CLIPModel(config), 1).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder, "clip")
+        tokenizer = make.make_tokenizer(folder, 77)
+        model.save_pretrained(folder)
+        extractor = features.load("clip", folder)
+    if name == "clip":
+        frames = chance.video(1, 4, 128, 128)
+        look = lambda: judges.clip(model, frames)["embedding"].numpy()
+        return lambda: extractor(frames)["embedding"], look
+
+    def read():
+        ids = tokenizer([CAPTION], padding="max_length", return_tensors="pt")["input_ids"]
+        return model.text_projection(model.text_model(ids).pooler_output).numpy()
+
+    return lambda: extractor.embed_texts([CAPTION]), read
+
+
+def released(name: str) -> tuple[Callable, Callable]:
+    """Another network as mav and as its release have it."""
     frames = chance.video(1, 4 if name == "inception" else 16, 128, 128)
     network, look = reference(name)
     shapes = {k: v.shape for k, v in network.state_dict().items() if v.is_floating_point()}
@@ -47,23 +93,7 @@ def compare(name: str) -> None:
     network.load_state_dict(tensors, strict=False)
     network.eval()
     mine = extractor(name, weights)
-
-    @torch.no_grad()
-    def theirs():
-        return look(frames)["logits"].numpy()
-
-    calls = (lambda: mine(frames)["logits"], theirs)
-    times = ([], [])
-    difference = np.abs(calls[0]() - calls[1]()).max()
-    for _ in range(ROUNDS):
-        for call, found in zip(calls, times, strict=True):
-            time.sleep(0.2)  # threads of the other library spin a while before they sleep
-            start = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start)
-    a, b = map(statistics.median, times)
-    ratio = statistics.median(y / x for x, y in zip(*times, strict=True))
-    print(f"{name:10} {1 / a:11.2f} {1 / b:14.2f} {ratio:6.2f}x {difference:12.1e}", flush=True)
+    return lambda: mine(frames)["logits"], lambda: look(frames)["logits"].numpy()
 
 
 def reference(name: str):

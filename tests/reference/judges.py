@@ -1,6 +1,7 @@
 """I3D and C3D in plain PyTorch, written from their definitions, with the names of the releases.
 
-Of Inception there is a package, torch-fidelity.
+Of Inception and CLIP there are packages, torch-fidelity and transformers. How each network looks at
+frames as they lie in files.
 """
 
 import importlib
@@ -10,7 +11,9 @@ import sys
 import types
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 
 MIXED = {  # Carreira & Zisserman 2017, figure 3, and the widths of GoogLeNet
@@ -169,3 +172,19 @@ def inception(model, frames):
     x = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2)
     pooled, logits = model(x)
     return dict(pool=pooled.unflatten(0, (b, f)), logits=logits.unflatten(0, (b, f)))
+
+
+def clip(model, frames):
+    """transformers' CLIP on frames that Pillow resizes and cuts as OpenAI's code has it."""
+    b, f, h, w = frames.shape[:4]
+    size = model.config.vision_config.image_size
+    x, y = (int(size * side / min(h, w)) for side in (w, h))
+    left, top = (round((side - size) / 2.0) for side in (x, y))
+    pixels = []
+    for frame in frames.reshape(b * f, h, w, 3):
+        image = np.asarray(Image.fromarray(frame).resize((x, y), Image.Resampling.BICUBIC))
+        pixels.append(image[top : top + size, left : left + size] / np.float32(255))
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    pixels = torch.from_numpy((np.stack(pixels) - np.float32(mean)) / np.float32(std))
+    seen = model.vision_model(pixels.permute(0, 3, 1, 2)).pooler_output
+    return dict(embedding=model.visual_projection(seen).unflatten(0, (b, f)))

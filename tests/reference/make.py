@@ -28,7 +28,6 @@ from diffusers.schedulers import (
     UniPCMultistepScheduler,
     scheduling_unclip,
 )
-from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -567,23 +566,13 @@ def make_judging_clip(folder: pathlib.Path, frames: np.ndarray) -> None:
         projection_dim=12,
     )
     model = lively(CLIPModel(config), 1)
-    pixels = []
-    for frame in frames.reshape(-1, *frames.shape[2:]):
-        h, w = frame.shape[:2]
-        x, y = (int(size * side / min(h, w)) for side in (w, h))
-        image = np.asarray(Image.fromarray(frame).resize((x, y), Image.Resampling.BICUBIC))
-        left, top = (round((side - size) / 2.0) for side in (x, y))
-        pixels.append(image[top : top + size, left : left + size] / np.float32(255))
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    pixels = (np.stack(pixels) - np.float32(mean)) / np.float32(std)
     ids = tokenizer(TEXTS, padding="max_length", max_length=20, truncation=True)["input_ids"]
-    seen = model.vision_model(tensor(pixels)).pooler_output
     read = model.text_model(torch.tensor(ids)).pooler_output
     save(
         folder,
         dict(
             texts=TEXTS,
-            embedding=array(model.visual_projection(seen)).reshape(*frames.shape[:2], -1),
+            embedding=array(judges.clip(model, frames)["embedding"]),
             text=array(model.text_projection(read)),
         ),
         clip=model,
