@@ -39,15 +39,15 @@ class Settings:
     (Kynkäänniemi et al. 2024); what is not named, everywhere. guidance_rescale: of
     `diffusion.guide`, 0 where not named. dynamic_threshold: of `diffusion.Process`, the stage's own
     where not named. aug_level: noise put on the input of each super-resolution, in timesteps.
-    candidates: samples of prior and decoder, 1 where not named, of which the one nearest to what
-    was told in CLIP's eyes is kept (unCLIP §2.2); the decoder's are compared halfway, where it
-    already shows what they become, and only one is finished. fps: frames per second of the 16
-    frames of the decoder. still_fps: at which nothing moves, as a decoder has learned that saw
-    pictures held as clips; its guidance then leads away from there too, so that more moves; None
-    for other decoders. frame_skip: output frames per decoder frame. frames: 1, the decoder's 16, or
-    more, which are interpolated; beyond the decoder's frames a video goes on window by window,
-    each from the last `overlap` frames. size: 64, 256 or 768, where the cascade stops. chunk:
-    frames that sr_768 takes at once, which bounds memory.
+    candidates: samples of prior and decoder, 1 where not named (unCLIP §2.2). The prior's nearest
+    to the text in CLIP's eyes go on, one to each of the decoder's; of these, halfway, where they
+    already show what they become, again the nearest to the text, and only it is finished. fps:
+    frames per second of the 16 frames of the decoder. still_fps: at which nothing moves, as a
+    decoder has learned that saw pictures held as clips; its guidance then leads away from there
+    too, so that more moves; None for other decoders. frame_skip: output frames per decoder frame.
+    frames: 1, the decoder's 16, or more, which are interpolated; beyond the decoder's frames a
+    video goes on window by window, each from the last `overlap` frames. size: 64, 256 or 768, where
+    the cascade stops. chunk: frames that sr_768 takes at once, which bounds memory.
     """
 
     steps: Mapping[str, int]
@@ -259,10 +259,11 @@ class Cascade:
                         other = self.embed_image(what)
                     embedding = clip.slerp(embedding, other, share)
                 embeddings.append(embedding)
-            made = self.decode(
-                embeddings[0], keys["decoder"], checked, report, prompts[0], negative
-            )
-            yield from self.finish(made, embeddings, keys, checked, report)
+            # No candidate should be chosen for the share of the prompt in a mixture.
+            told = prompts[0] if self.stages["decoder"].network.text or not mix else ""
+            made = self.decode(embeddings[0], keys["decoder"], checked, report, told, negative)
+            nearest = [embedding[:1] for embedding in embeddings]
+            yield from self.finish(made, nearest, keys, checked, report)
 
         return pieces()
 
@@ -489,8 +490,11 @@ class Cascade:
         settings: Settings,
         report: Progress = silent,
         negative: str = "",
-    ) -> Float[Array, "1 d"]:
-        """The image embedding that the prior imagines for a prompt (P)."""
+    ) -> Float[Array, "n d"]:
+        """The image embeddings that the prior imagines for a prompt (P), nearest to it first.
+
+        As many as the decoder has candidates, or the prior, if it has fewer.
+        """
         network = self.stages["clip"].network
         shape, cond, null = self.ask_prior(prompt, settings, negative)
         found = self._sample("prior", key, shape, cond, null, settings, report)
@@ -498,8 +502,8 @@ class Cascade:
         found = prior.apply({"params": params}, found, method="unwhiten")
         if network.normalized:
             found = clip.normalize(found)
-        best = jnp.argmax(found @ cond["text_embedding"][0])
-        return found[best][None]
+        order = jnp.argsort(-(found @ cond["text_embedding"][0]))
+        return found[order[: settings.candidates.get("decoder", 1)]]
 
     def ask_prior(self, prompt: str, settings: Settings, negative: str = "") -> Asked:
         """What `embed_prompt` asks the network for."""
@@ -526,7 +530,7 @@ class Cascade:
 
     def decode(
         self,
-        image_embedding: Float[Array, "1 d"],
+        image_embedding: Float[Array, "n d"],
         key: Key[Array, ""],
         settings: Settings,
         report: Progress = silent,
@@ -535,18 +539,19 @@ class Cascade:
     ) -> Float[Array, "1 f 64 64 3"]:
         """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
-        prompt: what candidates are compared by, beside the embedding; and read by networks that
-        take text as well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
+        image_embedding: of several, each candidate is told another, in turn. prompt: what
+        candidates are compared by, in place of the embeddings; and read by networks that take text
+        as well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
         """
         b = settings.candidates.get("decoder", 1)
         asked = self.ask_decoder(image_embedding, settings, prompt, negative)
-        wanted: dict[str, Any] = dict(image_embedding=image_embedding, prompt=prompt)
+        wanted: dict[str, Any] = dict(image_embedding=asked[1]["image_embedding"], prompt=prompt)
         choose = functools.partial(self.nearest, **wanted) if b > 1 else None
         return self._sample("decoder", key, *asked, settings, report, choose)
 
     def ask_decoder(
         self,
-        image_embedding: Float[Array, "1 d"],
+        image_embedding: Float[Array, "n d"],
         settings: Settings,
         prompt: str = "",
         negative: str = "",
@@ -554,7 +559,7 @@ class Cascade:
         """What `decode` asks the network for."""
         stage = self.stages["decoder"]
         b = settings.candidates.get("decoder", 1)
-        image_embedding = jnp.repeat(image_embedding, b, axis=0)
+        image_embedding = image_embedding[np.arange(b) % len(image_embedding)]
         frames = min(settings.frames, stage.frames)
         cond = dict(image_embedding=image_embedding, drop_image=jnp.zeros(b, bool))
         if stage.network.fps:
@@ -570,20 +575,18 @@ class Cascade:
     def nearest(
         self,
         videos: Float[Array, "b f h w 3"],
-        image_embedding: Float[Array, "1 d"],
+        image_embedding: Float[Array, "b d"],
         prompt: str = "",
     ) -> Int[Array, ""]:
-        """Which video's frames are nearest to what the decoder was told, in the mean over frames.
+        """Which video's frames are nearest to the prompt, by their mean cosine.
 
-        Near to the prompt too, if there is one: together they tell more than either (the cosines
-        are added).
+        Without a prompt, each to the embedding that it was told.
         """
+        b = len(videos)
+        wanted = self.embed_text(prompt, b)[0]["text_embedding"] if prompt else image_embedding
         frames = videos.reshape(-1, 1, *videos.shape[2:])
-        images = clip.normalize(self.embed_first_frame(frames))
-        wanted = clip.normalize(image_embedding)[0]
-        if prompt:
-            wanted += clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])[0]
-        return jnp.argmax((images @ wanted).reshape(len(videos), -1).mean(1))
+        images = clip.normalize(self.embed_first_frame(frames)).reshape(b, -1, wanted.shape[1])
+        return jnp.argmax(jnp.einsum("bfd,bd->b", images, clip.normalize(wanted)))
 
     def fill(
         self,

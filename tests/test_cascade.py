@@ -75,16 +75,40 @@ def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
 def test_of_several_videos_the_one_nearest_to_what_was_told_is_kept(cascade):
     videos = jnp.tanh(3 * noise.normal((5, 4, 8, 8, 3), seed=4))
     text = np.asarray(cascade.embed_text(PROMPT, 1)[0]["text_embedding"])[0]
-    told = noise.normal((1, 8), seed=4)
+    told = np.asarray(noise.normal((5, 8), seed=5))
     cosines = np.empty((2, 5, 4))
     for i, j in np.ndindex(5, 4):
         image = np.asarray(cascade.embed_first_frame(videos[i : i + 1, j : j + 1]))[0]
-        for k, wanted in enumerate((told[0], text)):
+        for k, wanted in enumerate((told[i], text)):
             cosines[k, i, j] = image @ wanted / np.linalg.norm(image) / np.linalg.norm(wanted)
-    alone, together = cosines[0].mean(1).argmax(), cosines.sum(0).mean(1).argmax()
-    assert 0 != alone != together != cosines[1].mean(1).argmax()
-    assert cascade.nearest(videos, told) == alone
-    assert cascade.nearest(videos, told, PROMPT) == together
+    by_embedding, by_text = cosines.mean(2).argmax(1)
+    assert 0 != by_embedding != by_text != 0
+    assert cascade.nearest(videos, told) == by_embedding
+    assert cascade.nearest(videos, told, PROMPT) == by_text
+
+
+def test_the_nearest_of_the_priors_samples_go_on_one_to_each_candidate(cascade):
+    key = jax.random.key(3)
+    settings = cascade.settings.updated(dict(candidates=dict(prior=5, decoder=3)))
+    found = np.asarray(cascade.embed_prompt(PROMPT, key, settings))
+    every = dataclasses.replace(settings, candidates=dict(prior=5, decoder=5))
+    everyone = np.asarray(cascade.embed_prompt(PROMPT, key, every))
+    text = np.asarray(cascade.embed_text(PROMPT, 1)[0]["text_embedding"])[0]
+    assert (np.diff(everyone @ text) < 0).all()
+    np.testing.assert_array_equal(found, everyone[:3])
+    told = cascade.ask_decoder(jnp.asarray(found[:2]), settings)[1]["image_embedding"]
+    np.testing.assert_array_equal(told, found[[0, 1, 0]])
+
+
+def test_candidates_of_a_mixture_are_compared_by_what_they_were_told(cascade, monkeypatch):
+    seen = []
+    nearest = lambda self, videos, image_embedding, prompt: seen.append(prompt) or 0
+    monkeypatch.setattr(cascade_lib.Cascade, "nearest", nearest)
+    image = functools.partial(
+        cascade.text_to_image, PROMPT, progress=cascade_lib.silent, size=8, candidates=2
+    )
+    image(), image(mix=[("snowy hills", 0.5)])
+    assert seen == [PROMPT, ""]
 
 
 def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypatch):
