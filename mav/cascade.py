@@ -40,14 +40,15 @@ class Settings:
     `diffusion.guide`, 0 where not named. dynamic_threshold: of `diffusion.Process`, the stage's own
     where not named. aug_level: noise put on the input of each super-resolution, in timesteps.
     candidates: samples of prior and decoder, 1 where not named (unCLIP §2.2). The prior's nearest
-    to the text in CLIP's eyes go on, one to each of the decoder's; of these, halfway, where they
-    already show what they become, again the nearest to the text, and only it is finished. fps:
-    frames per second of the 16 frames of the decoder. still_fps: at which nothing moves, as a
-    decoder has learned that saw pictures held as clips; its guidance then leads away from there
-    too, so that more moves; None for other decoders. frame_skip: output frames per decoder frame.
-    frames: 1, the decoder's 16, or more, which are interpolated; beyond the decoder's frames a
-    video goes on window by window, each from the last `overlap` frames. size: 64, 256 or 768, where
-    the cascade stops. chunk: frames that sr_768 takes at once, which bounds memory.
+    to the text in CLIP's eyes go on, one to each of the decoder's; of these the one nearest to what
+    it was told is kept, after a third of the steps, where they already show what they become, and
+    only it is finished. fps: frames per second of the 16 frames of the decoder. still_fps: at which
+    nothing moves, as a decoder has learned that saw pictures held as clips; its guidance then leads
+    away from there too, so that more moves; None for other decoders. frame_skip: output frames per
+    decoder frame. frames: 1, the decoder's 16, or more, which are interpolated; beyond the
+    decoder's frames a video goes on window by window, each from the last `overlap` frames. size:
+    64, 256 or 768, where the cascade stops. chunk: frames that sr_768 takes at once, which bounds
+    memory.
     """
 
     steps: Mapping[str, int]
@@ -540,8 +541,8 @@ class Cascade:
         """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
         image_embedding: of several, each candidate is told another, in turn. prompt: what
-        candidates are compared by, in place of the embeddings; and read by networks that take text
-        as well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
+        candidates are compared by, beside the embedding; and read by networks that take text as
+        well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
         """
         b = settings.candidates.get("decoder", 1)
         asked = self.ask_decoder(image_embedding, settings, prompt, negative)
@@ -578,15 +579,18 @@ class Cascade:
         image_embedding: Float[Array, "b d"],
         prompt: str = "",
     ) -> Int[Array, ""]:
-        """Which video's frames are nearest to the prompt, by their mean cosine.
+        """Which video's frames are nearest to what it was told, in the mean over frames.
 
-        Without a prompt, each to the embedding that it was told.
+        Near to the prompt too, if there is one: together they tell more than either (the cosines
+        are added).
         """
-        b = len(videos)
-        wanted = self.embed_text(prompt, b)[0]["text_embedding"] if prompt else image_embedding
         frames = videos.reshape(-1, 1, *videos.shape[2:])
-        images = clip.normalize(self.embed_first_frame(frames)).reshape(b, -1, wanted.shape[1])
-        return jnp.argmax(jnp.einsum("bfd,bd->b", images, clip.normalize(wanted)))
+        images = clip.normalize(self.embed_first_frame(frames))
+        wanted = clip.normalize(image_embedding)
+        if prompt:
+            wanted += clip.normalize(self.embed_text(prompt, 1)[0]["text_embedding"])
+        images = images.reshape(len(videos), -1, wanted.shape[1])
+        return jnp.argmax(jnp.einsum("bfd,bd->b", images, wanted))
 
     def fill(
         self,
@@ -765,7 +769,7 @@ class Cascade:
         num_steps = len(rows["t"])
         report(name, 0, num_steps)
         for i in range(num_steps):
-            if choose is not None and i == num_steps // 2:
+            if choose is not None and i == num_steps // 3:
                 best = choose(state.x0)
                 only = lambda leaf, i=best: jax.lax.dynamic_slice_in_dim(leaf, i, 1)
                 *arrays, key = state
