@@ -75,14 +75,14 @@ def test_every_frame_of_sr_768_starts_from_and_adds_the_same_noise(cascade):
 def test_of_several_videos_the_one_nearest_to_what_was_told_is_kept(cascade):
     videos = jnp.tanh(3 * noise.normal((5, 4, 8, 8, 3), seed=4))
     text = np.asarray(cascade.embed_text(PROMPT, 1)[0]["text_embedding"])[0]
-    told = np.asarray(noise.normal((5, 8), seed=5))
+    told = np.asarray(noise.normal((1, 8), seed=4) + 0.1 * noise.normal((5, 8), seed=23))
     cosines = np.empty((2, 5, 4))
     for i, j in np.ndindex(5, 4):
         image = np.asarray(cascade.embed_first_frame(videos[i : i + 1, j : j + 1]))[0]
         for k, wanted in enumerate((told[i], text)):
             cosines[k, i, j] = image @ wanted / np.linalg.norm(image) / np.linalg.norm(wanted)
     alone, together = cosines[0].mean(1).argmax(), cosines.sum(0).mean(1).argmax()
-    assert 0 != alone != together != cosines[1].mean(1).argmax()
+    assert len({0, alone, together, cosines[1].mean(1).argmax()}) == 4
     assert cascade.nearest(videos, told) == alone
     assert cascade.nearest(videos, told, PROMPT) == together
 

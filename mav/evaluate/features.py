@@ -90,7 +90,7 @@ KINDS = dict(
         32,
     ),
 )
-CLIP_BATCH = 32
+CLIP_BATCH, CLIP_BATCH_CPU = 32, 8  # as Kind.batch; images of 50 tokens are few for a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +157,11 @@ class Extractor:
 
     def _batch_size(self) -> int:
         devices = 1 if self.mesh is None else self.mesh.size
-        if jax.default_backend() == "cpu":  # one keeps it busy, and none is computed in vain
-            return devices
-        return devices * (KINDS[self.name].batch if self.name in KINDS else CLIP_BATCH)
+        cpu = jax.default_backend() == "cpu"
+        if self.name not in KINDS:
+            return devices * (CLIP_BATCH_CPU if cpu else CLIP_BATCH)
+        # One keeps a CPU busy, and none is computed in vain.
+        return devices * (1 if cpu else KINDS[self.name].batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
