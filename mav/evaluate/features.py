@@ -90,7 +90,7 @@ KINDS = dict(
         32,
     ),
 )
-CLIP_BATCH, CLIP_BATCH_CPU = 32, 8  # as Kind.batch; images of 50 tokens are few for a CPU
+CLIP_BATCH, CLIP_BATCH_CPU = 32, 8  # as Kind.batch; one image of 50 tokens is little to a CPU
 
 
 @dataclasses.dataclass(frozen=True)
