@@ -35,9 +35,9 @@ SHOWN = ("step", "seconds", "examples", "loss", "skipped")
 RUNS = dict(  # share of the drawing, examples held, and what differs from the config
     decoder=dict(
         draws=7,
-        capacity=64_000,
+        capacity=120_000,
         batch_size=32,
-        data=dict(fps_start=(0.8, 6.0), fps_end=(0.8, 6.0)),
+        data=dict(fps_start=(0.8, 6.0), fps_end=(0.8, 6.0), held_prob=0.05),
         optimizer=dict(learning_rate=1.5e-3, cooldown=0.5),
     ),
     interpolation=dict(
@@ -76,18 +76,19 @@ def make_config(name: str):
     return config
 
 
-def make_source(name: str):
+def make_source(name: str, seed: int):
     """Endless examples of a stage, as `mav train` would read them."""
     config = make_config(name)
+    config.data.seed = seed
     return sources.make(config.data, config.get("frames", 1), 1, None)
 
 
 # Drawing
 
 
-def draw_files(pool: pathlib.Path, name: str, worker: int, workers: int) -> None:
+def draw_files(pool: pathlib.Path, name: str, worker: int, workers: int, seed: int) -> None:
     """One of a stage's workers writes every `workers`-th file of its examples."""
-    source = make_source(name)
+    source = make_source(name, seed)
     for number in range(worker, RUNS[name]["capacity"] // EXAMPLES, workers):
         examples = [source[number * EXAMPLES + i] for i in range(EXAMPLES)]
         file = pool / name / f"{number}.npz"
@@ -96,7 +97,7 @@ def draw_files(pool: pathlib.Path, name: str, worker: int, workers: int) -> None
         os.replace(aside, file)
 
 
-def draw(pool: pathlib.Path, stages: list[str], workers: int) -> None:
+def draw(pool: pathlib.Path, stages: list[str], workers: int, seed: int) -> None:
     """Fills the pool with examples of some stages until it is stopped."""
     context = multiprocessing.get_context("spawn")
     total = sum(RUNS[name]["draws"] for name in stages)
@@ -105,7 +106,7 @@ def draw(pool: pathlib.Path, stages: list[str], workers: int) -> None:
         (pool / name).mkdir(parents=True, exist_ok=True)
         count = max(1, round(workers * RUNS[name]["draws"] / total))
         for worker in range(count):
-            arguments = (pool, name, worker, count)
+            arguments = (pool, name, worker, count, seed)
             processes.append(context.Process(target=draw_files, args=arguments, daemon=True))
     for process in processes:
         process.start()
@@ -223,15 +224,15 @@ def main() -> None:
     drawing, training = commands.add_parser("draw"), commands.add_parser("train")
     for command in (drawing, training):
         command.add_argument("pool", type=pathlib.Path)
+        command.add_argument("--seed", type=int, default=0, help="another one, other examples")
     drawing.add_argument("--workers", type=int, default=os.cpu_count())
     drawing.add_argument("--stages", nargs="+", default=list(RUNS), choices=list(RUNS))
     training.add_argument("out", type=pathlib.Path)
     training.add_argument("--stages", nargs="+", required=True, metavar="STAGE:SECONDS")
     training.add_argument("--init", default="cutout")
-    training.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "draw":
-        draw(options.pool, options.stages, options.workers)
+        draw(options.pool, options.stages, options.workers, options.seed)
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for stage in options.stages:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Int, Key
 
 from mav import diffusion
 
-SPACINGS = ("linspace", "trailing")
+SPACINGS = ("linspace", "trailing", "shifted")
+SHIFT = 3.0  # of "shifted"
 
 
 class State(NamedTuple):
@@ -27,20 +28,26 @@ class State(NamedTuple):
 
 
 def sampling_timesteps(num_steps: int, total: int, spacing: str = "linspace") -> np.ndarray:
-    """Evenly spaced timesteps [num_steps], noisiest first.
+    """Timesteps [num_steps], noisiest first.
 
-    spacing: "linspace" ends at 0 (DDIM §4.2, unCLIP); "trailing" stops one stride before the end,
-      which wastes no network call where steps are few (Lin et al. 2023, §3.3).
-    Raises ValueError unless 1 <= num_steps <= total.
+    spacing: "linspace" is even and ends at 0 (DDIM §4.2, unCLIP); "trailing" stops one stride before
+      the end, which wastes no network call where steps are few (Lin et al. 2023, §3.3); "shifted"
+      is that with logit(t / T) raised by log(SHIFT), since frames, like pixels, tell of each other
+      and so are decided in more noise (Esser et al. 2024, Eq. 23).
+    Raises ValueError unless 1 <= num_steps <= total, of "shifted" total / SHIFT.
     """
-    if not 1 <= num_steps <= total:
-        raise ValueError(f"steps={num_steps} must lie between 1 and {total}.")
+    most = int(total / SHIFT) if spacing == "shifted" else total
+    if not 1 <= num_steps <= most:
+        raise ValueError(f"steps={num_steps} must lie between 1 and {most}.")
     if spacing == "linspace":
         # Counted from 0, as unCLIP does: where a half is rounded, rounding errors decide.
         t = np.round(np.linspace(0, total - 1, num_steps)).astype(int)[::-1]
         return t if num_steps > 1 else np.array([total - 1])
-    if spacing == "trailing":
-        return np.round(total - np.arange(num_steps) * total / num_steps).astype(int) - 1
+    t = total - np.arange(num_steps) * total / num_steps
+    if spacing == "shifted":
+        t = SHIFT * t / (1 + (SHIFT - 1) * t / total)
+    if spacing in ("trailing", "shifted"):
+        return np.round(t).astype(int) - 1
     raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}.")
 
 

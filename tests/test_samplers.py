@@ -12,6 +12,7 @@ from noise import normal
 KEY = jax.random.key(0)
 SHAPE = (4, 2, 64, 64, 1)  # 32768 numbers: their mean is known to 0.6 %, their variance to 0.8 %
 COSINE = diffusion.Process(prediction="x0", clip=None)
+EVEN = ("linspace", "trailing")  # the last steps of "shifted" are too long to show an order
 
 # For pixels drawn from N(MEAN, DEVIATION^2) the ideal denoiser is known, E[x0 | x_t].
 MEAN, DEVIATION = 0.3, 0.7
@@ -45,11 +46,25 @@ def test_timesteps_fall_evenly():
     assert samplers.sampling_timesteps(1, 1000).tolist() == [999]
     assert samplers.sampling_timesteps(4, 1000, "trailing").tolist() == [999, 749, 499, 249]
     assert samplers.sampling_timesteps(3, 1000, "trailing").tolist() == [999, 666, 332]
-    for spacing in samplers.SPACINGS:
+    for spacing in EVEN:
         every = samplers.sampling_timesteps(1000, 1000, spacing)
         np.testing.assert_array_equal(every, np.arange(999, -1, -1))
         for num_steps in (7, 64, 999):
             assert (np.diff(samplers.sampling_timesteps(num_steps, 1000, spacing)) < 0).all()
+
+
+def test_shifted_timesteps_are_trailing_ones_with_higher_logits():
+    logit = lambda t: np.log((t + 1) / (999 - t))
+    for num_steps in (5, 10, 50):
+        even = samplers.sampling_timesteps(num_steps, 1000, "trailing")
+        found = samplers.sampling_timesteps(num_steps, 1000, "shifted")
+        assert found[0] == even[0] == 999
+        risen = logit(found[1:]) - logit(even[1:])
+        np.testing.assert_allclose(risen, np.log(3), atol=0.05)
+    for num_steps in (7, 64, 333):
+        found = samplers.sampling_timesteps(num_steps, 1000, "shifted")
+        assert (np.diff(found) < 0).all()
+        assert found[-1] >= 0
 
 
 @pytest.mark.parametrize(
@@ -57,6 +72,10 @@ def test_timesteps_fall_evenly():
     [
         (lambda: samplers.sampling_timesteps(0, 1000), "steps=0 must lie between 1 and 1000"),
         (lambda: samplers.sampling_timesteps(1001, 1000), "steps=1001"),
+        (
+            lambda: samplers.sampling_timesteps(334, 1000, "shifted"),
+            "steps=334 must lie between 1 and 333",
+        ),
         (lambda: samplers.sampling_timesteps(5, 1000, "karras"), "spacing='karras'"),
         (lambda: samplers.table(COSINE, "euler", 5), "sampler='euler'.*ddpm, ddim"),
     ],
@@ -116,13 +135,13 @@ def test_dpm_solver_is_of_second_order(spacing):
     assert 1.8 < order < 2.3
 
 
-@pytest.mark.parametrize("spacing", samplers.SPACINGS)
+@pytest.mark.parametrize("spacing", EVEN)
 def test_single_steps_are_of_nearly_second_order(spacing):
     coarse, fine = ode_error("dpm++2s", 10, spacing), ode_error("dpm++2s", 160, spacing)
     assert 1.5 < np.log(coarse / fine) / np.log(16) < 2.3
 
 
-@pytest.mark.parametrize("spacing", samplers.SPACINGS)
+@pytest.mark.parametrize("spacing", EVEN)
 def test_unipc_is_of_third_order(spacing):
     """Until rounding and the first step, from a logsnr of -20, are all that is left."""
     coarse, fine = ode_error("unipc", 5, spacing), ode_error("unipc", 20, spacing)

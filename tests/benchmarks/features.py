@@ -4,10 +4,11 @@
     .venv/bin/python -m pip install --no-deps -r requirements/parity_alone.txt
     .venv/bin/python tests/benchmarks/features.py [i3d c3d inception clip captions]
 
-One clip of 16 frames of 128 pixels, resized as each network has it, 4 frames for Inception; for the
-text tower of CLIP (ViT-B/32), 16 captions. Prints how many of these both do per second, and how
-many times faster mav is. Turns are short and alternate, so that other work on the machine disturbs
-both alike.
+Clips of 16 frames of 128 pixels, resized as each network has it, 4 frames for Inception; for the
+text tower of CLIP (ViT-B/32), 16 captions. On a CPU one of these at a time, on a GPU 32, and
+PyTorch once as it comes and once without TF32, by which mav computes no features. Prints how many
+both do per second, and how many times faster mav is. Turns are short and alternate, so that other
+work on the machine disturbs both alike.
 """
 
 import pathlib
@@ -32,7 +33,9 @@ from mav.convert import features as convert
 from mav.evaluate import features
 
 ROUNDS = 9
-CAPTIONS = ["a photo of a bird over the sea"] * 16
+DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
+CLIPS = dict(cuda=32, cpu=1)[DEVICE]
+CAPTIONS = ["a photo of a bird over the sea"] * 16 * CLIPS
 
 
 def main(names: list[str]) -> None:
@@ -40,7 +43,12 @@ def main(names: list[str]) -> None:
     torch.set_grad_enabled(False)
     print(f"{'':10}  mav, per s  torch, per s    ratio   largest difference")
     for name in names or (*features.KINDS, "clip", "captions"):
-        compare(name, *(clip if name in ("clip", "captions") else released)(name))
+        calls = (clip if name in ("clip", "captions") else released)(name)
+        compare(name, *calls)
+        if DEVICE == "cuda":
+            torch.backends.cudnn.allow_tf32 = False
+            compare("  no TF32", *calls)
+            torch.backends.cudnn.allow_tf32 = True
 
 
 def compare(name: str, mine: Callable, theirs: Callable) -> None:
@@ -55,7 +63,7 @@ def compare(name: str, mine: Callable, theirs: Callable) -> None:
             found.append(time.perf_counter() - start)
     a, b = map(statistics.median, times)
     ratio = statistics.median(y / x for x, y in zip(*times, strict=True))
-    print(f"{name:10} {1 / a:11.2f} {1 / b:14.2f} {ratio:6.2f}x {difference:12.1e}", flush=True)
+    print(f"{name:10} {CLIPS / a:11.2f} {CLIPS / b:14.2f} {ratio:6.2f}x {difference:12.1e}", flush=True)
 
 
 def clip(name: str) -> tuple[Callable, Callable]:
@@ -65,35 +73,37 @@ def clip(name: str) -> tuple[Callable, Callable]:
         vision_config=make.tower(768, 12, 12, image_size=224, patch_size=32),
         projection_dim=512,
     )
-    model = make.lively(make.CLIPModel(config), 1).eval()
+    model = make.lively(make.CLIPModel(config), 1)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder, "clip")
         tokenizer = make.make_tokenizer(folder, 77)
         model.save_pretrained(folder)
         extractor = features.load("clip", folder)
+    model.to(DEVICE)
     if name == "clip":
-        frames = chance.video(1, 16, 128, 128)
-        look = lambda: judges.clip(model, frames)["embedding"].numpy()
+        frames = chance.video(CLIPS, 16, 128, 128)
+        look = lambda: judges.clip(model, frames)["embedding"].cpu().numpy()
         return lambda: extractor(frames)["embedding"], look
 
     def read():
         ids = tokenizer(CAPTIONS, padding="max_length", return_tensors="pt")["input_ids"]
-        return model.text_projection(model.text_model(ids).pooler_output).numpy()
+        states = model.text_model(ids.to(DEVICE)).pooler_output
+        return model.text_projection(states).cpu().numpy()
 
     return lambda: extractor.embed_texts(CAPTIONS), read
 
 
 def released(name: str) -> tuple[Callable, Callable]:
     """Another network as mav and as its release have it."""
-    frames = chance.video(1, 4 if name == "inception" else 16, 128, 128)
+    frames = chance.video(CLIPS, 4 if name == "inception" else 16, 128, 128)
     network, look = reference(name)
     shapes = {k: v.shape for k, v in network.state_dict().items() if v.is_floating_point()}
     weights = chance.state_dict(shapes, name)
     tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
     network.load_state_dict(tensors, strict=False)
-    network.eval()
+    network.eval().to(DEVICE)
     mine = extractor(name, weights)
-    return lambda: mine(frames)["logits"], lambda: look(frames)["logits"].numpy()
+    return lambda: mine(frames)["logits"], lambda: look(frames)["logits"].cpu().numpy()
 
 
 def reference(name: str):

@@ -124,6 +124,11 @@ class C3D(torch.nn.Module):
         return self.fc8(functional.relu(self.fc7(x)))
 
 
+def tensor(frames: np.ndarray, model: torch.nn.Module) -> torch.Tensor:
+    """Where the model is."""
+    return torch.from_numpy(frames).to(next(model.parameters()).device)
+
+
 def fidelity(name: str) -> types.ModuleType:
     """A module of torch-fidelity, without the rest of the package, which wants torchvision."""
     if "torch_fidelity" not in sys.modules:
@@ -145,31 +150,31 @@ def inception_network(empty: pathlib.Path) -> torch.nn.Module:
 
 
 def tf1_resize(frames, size):
-    """[b, f, h, w, 3] uint8 -> [b, 3, f, size, size] as TensorFlow 1 resized them."""
+    """uint8 [b, f, h, w, 3] -> [b, 3, f, size, size] as TensorFlow 1 resized them."""
     b, f = frames.shape[:2]
-    x = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2).float()
+    x = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
     resize = fidelity("interpolate_compat_tensorflow").interpolate_bilinear_2d_like_tensorflow1x
     x = resize(x, (size, size), align_corners=False)
     return x.unflatten(0, (b, f)).transpose(1, 2)
 
 
 def i3d(model, frames):
-    return dict(logits=model(2 * tf1_resize(frames, 224) / 255 - 1))
+    return dict(logits=model(2 * tf1_resize(tensor(frames, model), 224) / 255 - 1))
 
 
 def c3d(model, frames, mean):
     """As TGANv2: of frames in [-1, 1], times 128, BGR, resized, plus 128 - mean."""
     b, f = frames.shape[:2]
-    x = (torch.from_numpy(frames).float() - 128) / 128
+    x = (tensor(frames, model).float() - 128) / 128
     x = 128 * x.flip(-1).flatten(0, 1).permute(0, 3, 1, 2)
     x = functional.interpolate(x, (112, 112), mode="bilinear", align_corners=True)
     x = x.unflatten(0, (b, f)).transpose(1, 2)
-    return dict(logits=model(x + 128 - torch.from_numpy(mean)[:, :, 8:120, 8:120]))
+    return dict(logits=model(x + 128 - tensor(mean, model)[:, :, 8:120, 8:120]))
 
 
 def inception(model, frames):
     b, f = frames.shape[:2]
-    x = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2)
+    x = tensor(frames, model).flatten(0, 1).permute(0, 3, 1, 2)
     pooled, logits = model(x)
     return dict(pool=pooled.unflatten(0, (b, f)), logits=logits.unflatten(0, (b, f)))
 
@@ -185,6 +190,6 @@ def clip(model, frames):
         image = np.asarray(Image.fromarray(frame).resize((x, y), Image.Resampling.BICUBIC))
         pixels.append(image[top : top + size, left : left + size] / np.float32(255))
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    pixels = torch.from_numpy((np.stack(pixels) - np.float32(mean)) / np.float32(std))
+    pixels = tensor((np.stack(pixels) - np.float32(mean)) / np.float32(std), model)
     seen = model.vision_model(pixels.permute(0, 3, 1, 2)).pooler_output
     return dict(embedding=model.visual_projection(seen).unflatten(0, (b, f)))
