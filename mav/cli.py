@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         cache_compilations()
         choose_cpu_convolutions()
         with bars.hidden() if getattr(options, "quiet", False) else contextlib.nullcontext():
-            return options.run(options) or 0
+            status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as `head`; at the end Python writes again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KNOWN_ERRORS as error:
         lines = str(error).split("\n")
         print(f"mav {options.command}: {lines[0]}", file=sys.stderr)

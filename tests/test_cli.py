@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -243,6 +245,15 @@ def test_a_file_tells_how_it_was_made_and_another_is_made_like_it(folder, here, 
     message = refused(capsys, "sample", "--like", "other.mp4")
     assert "other.mp4 does not say that `mav sample` made it" in message
     assert "does not say how it was made" in refused(capsys, "show", "other.mp4")
+
+
+def test_who_reads_no_further_hears_no_complaint(here):
+    media.write(here / "a.npz", np.zeros((1, 8, 8, 3), np.uint8), 15, metadata={"prompt": PROMPT})
+    command = [sys.executable, "-m", "mav.cli", "show", "a.npz"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_a_preview_shows_what_is_coming(folder, here, monkeypatch):
