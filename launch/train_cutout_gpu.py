@@ -35,9 +35,9 @@ SHOWN = ("step", "seconds", "examples", "loss", "skipped")
 RUNS = dict(  # share of the drawing, examples held, and what differs from the config
     decoder=dict(
         draws=7,
-        capacity=120_000,
+        capacity=64_000,
         batch_size=32,
-        data=dict(fps_start=(0.8, 6.0), fps_end=(0.8, 6.0), held_prob=0.05),
+        data=dict(fps_start=(0.8, 6.0), fps_end=(0.8, 6.0)),
         optimizer=dict(learning_rate=1.5e-3, cooldown=0.5),
     ),
     interpolation=dict(
