@@ -30,10 +30,10 @@ class State(NamedTuple):
 def sampling_timesteps(num_steps: int, total: int, spacing: str = "linspace") -> np.ndarray:
     """Timesteps [num_steps], noisiest first.
 
-    spacing: "linspace" is even and ends at 0 (DDIM §4.2, unCLIP); "trailing" stops one stride before
-      the end, which wastes no network call where steps are few (Lin et al. 2023, §3.3); "shifted"
-      is that with logit(t / T) raised by log(SHIFT), since frames, like pixels, tell of each other
-      and so are decided in more noise (Esser et al. 2024, Eq. 23).
+    spacing: "linspace" is even and ends at 0 (DDIM §4.2, unCLIP); "trailing" is even and stops one
+      stride before the end, which wastes no network call where steps are few (Lin et al. 2023,
+      §3.3); "shifted" is that with logit(t / T) raised by log(SHIFT), since frames, like pixels,
+      tell of each other and so are decided in more noise (Esser et al. 2024, Eq. 23).
     Raises ValueError unless 1 <= num_steps <= total, of "shifted" total / SHIFT.
     """
     most = int(total / SHIFT) if spacing == "shifted" else total

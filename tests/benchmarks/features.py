@@ -63,7 +63,8 @@ def compare(name: str, mine: Callable, theirs: Callable) -> None:
             found.append(time.perf_counter() - start)
     a, b = map(statistics.median, times)
     ratio = statistics.median(y / x for x, y in zip(*times, strict=True))
-    print(f"{name:10} {CLIPS / a:11.2f} {CLIPS / b:14.2f} {ratio:6.2f}x {difference:12.1e}", flush=True)
+    speeds = f"{CLIPS / a:11.2f} {CLIPS / b:14.2f} {ratio:6.2f}x"
+    print(f"{name:10} {speeds} {difference:12.1e}", flush=True)
 
 
 def clip(name: str) -> tuple[Callable, Callable]:
