@@ -30,6 +30,7 @@ import numpy as np
 from mav import cascade as cascade_lib
 from mav import edits, media, policy, tokenizer
 from mav.data import cutout
+from mav.settings import PICTURES, Settings
 
 # Gradio reads these when it is imported. What it finds in its folder it neither copies there nor
 # deletes when it is old, so that videos are made beside it.
@@ -164,7 +165,7 @@ def upload(path: str | None, kind: bytes, what: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def to_changes(settings: cascade_lib.Settings, size: int, numbers: Iterable[float]) -> dict:
+def to_changes(settings: Settings, size: int, numbers: Iterable[float]) -> dict:
     """Settings that differ from the cascade's. numbers: in the order of `SLIDERS`."""
     changes: dict[str, Any] = {} if size == settings.size else dict(size=size)
     for (name, stage, *_), value in zip(SLIDERS, numbers, strict=True):
@@ -177,7 +178,7 @@ def to_changes(settings: cascade_lib.Settings, size: int, numbers: Iterable[floa
     return changes
 
 
-def default(settings: cascade_lib.Settings, name: str, stage: str | None) -> float:
+def default(settings: Settings, name: str, stage: str | None) -> float:
     """A setting, of a stage where it has stages."""
     value = getattr(settings, name)
     return value if stage is None else value.get(stage, 1.0 if name == "guidance_scale" else 1)
@@ -278,7 +279,7 @@ def build(cascade: cascade_lib.Cascade, named: str = "cutout") -> gr.Blocks:
             path = pathlib.Path(made) / f"{asked.name}.mp4"
 
             def work(tell) -> None:
-                stages = [s for s in cascade.path(settings) if s not in asked.skipped]
+                stages = [s for s in settings.path(cascade.stages) if s not in asked.skipped]
                 view = View(pathlib.Path(made), stages)
                 watched = dataclasses.replace(cascade, preview=view.show)
                 report = lambda *call: tell(view.html(*call))
@@ -336,7 +337,7 @@ def build(cascade: cascade_lib.Cascade, named: str = "cutout") -> gr.Blocks:
                         most = 2**31 - 1
                         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=most)
                         another = gr.Button("Another seed", size="sm")
-                    stages = [cascade.stages.get(name) for name in cascade_lib.PICTURES]
+                    stages = [cascade.stages.get(name) for name in PICTURES]
                     size = gr.Radio(
                         [stage.size for stage in stages if stage],
                         value=cascade.settings.size,
@@ -384,7 +385,7 @@ def picture(label: str) -> gr.Image:
     return gr.Image(label=label, type="filepath", image_mode=None, sources=sources, height=280)
 
 
-def slider(settings: cascade_lib.Settings, name, stage, low, high, step, label, info) -> gr.Slider:
+def slider(settings: Settings, name, stage, low, high, step, label, info) -> gr.Slider:
     """A slider that begins where the cascade's own setting is."""
     usual = default(settings, name, stage)
     return gr.Slider(min(low, usual), max(high, usual), usual, step=step, label=label, info=info)

@@ -18,77 +18,12 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mav import bars, clip, edits, media, program, samplers, sharding, stages, tokenizer, windows
 from mav import params as params_lib
+from mav.settings import SAMPLED, Settings, network_of
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1  # of the folder
-# What has settings. Extrapolation is the interpolation's network, where it fills in frames of the
-# decoder's pace in place of those between them.
-SAMPLED = ("prior", "decoder", "extrapolation", "interpolation", "sr_256", "sr_768")
-PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
 WINDOW, FADE = 76, 8  # frames that sr_256 takes at once, and those over which two windows fade
 CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a cascade is sampled. The tables are by stage; `extrapolation` is in them as well, and as
-    `interpolation` where not named.
-
-    steps: network calls per sample. sampler, spacing: names in `mav.samplers`. guidance_scale: 1 is
-    plain conditional. guidance_interval: from where to where it acts, 0 is clean and 1 noise
-    (Kynkäänniemi et al. 2024); what is not named, everywhere. guidance_rescale: of
-    `diffusion.guide`, 0 where not named. dynamic_threshold: of `diffusion.Process`, the stage's own
-    where not named. aug_level: noise put on the input of each super-resolution, in timesteps.
-    candidates: samples of prior and decoder, 1 where not named (unCLIP §2.2). The prior's nearest
-    to the text in CLIP's eyes go on, one to each of the decoder's; of these the one nearest to what
-    it was told is kept, after a third of the steps, where they already show what they become, and
-    only it is finished. fps: frames per second of the 16 frames of the decoder. still_fps: at which
-    nothing moves, as a decoder has learned that saw pictures held as clips; its guidance then leads
-    away from there too, so that more moves; None for other decoders. frame_skip: output frames per
-    decoder frame. frames: 1, the decoder's 16, or more, which are interpolated; beyond the
-    decoder's frames a video goes on window by window, each from the last `overlap` frames. size:
-    64, 256 or 768, where the cascade stops. chunk: frames that sr_768 takes at once, which bounds
-    memory.
-    """
-
-    steps: Mapping[str, int]
-    sampler: Mapping[str, str]
-    spacing: Mapping[str, str]
-    guidance_scale: Mapping[str, float]
-    aug_level: Mapping[str, int]
-    candidates: Mapping[str, int]
-    guidance_interval: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    guidance_rescale: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    dynamic_threshold: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    fps: float = 3.0
-    still_fps: float | None = None
-    frame_skip: int = 5
-    frames: int = 76
-    overlap: int = 4
-    size: int = 768
-    chunk: int = 4
-
-    def updated(self, changes: Mapping[str, Any]) -> "Settings":
-        """A copy with changes; tables are merged, and a single value goes to the decoder.
-
-        Raises ValueError for an unknown name, stage or impossible value.
-        """
-        values: dict[str, Any] = {}
-        for name, value in changes.items():
-            if name not in {field.name for field in dataclasses.fields(self)}:
-                known = ", ".join(field.name for field in dataclasses.fields(self))
-                raise ValueError(f"setting {name!r} is unknown; choose among {known}.")
-            table = getattr(self, name)
-            if isinstance(table, Mapping):
-                value = value if isinstance(value, Mapping) else {"decoder": value}
-                unknown = sorted(set(value) - set(SAMPLED))
-                if unknown:
-                    raise ValueError(
-                        f"{name} names the stage {unknown[0]!r}; choose among {', '.join(SAMPLED)}."
-                    )
-                value = {**table, **value}
-            values[name] = value
-        return dataclasses.replace(self, **values)
 
 
 Progress = Callable[[str, int, int], None]
@@ -283,7 +218,7 @@ class Cascade:
         keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
         keys = dict(zip(stages.STAGES, keys, strict=True))
         checked, free = self.check(settings), program.free_memory()
-        for name in self.path(checked):
+        for name in checked.path(self.stages):
             needed = 0 if name in skipped else self.needs(name, checked)
             if needed > free:
                 raise ValueError(
@@ -316,7 +251,7 @@ class Cascade:
             return samplers.start(stage.process, key, shape), cond, null
 
         given = jax.eval_shape(asked)
-        row = {column: values[:1] for column, values in self._table(name, settings).items()}
+        row = {column: values[:1] for column, values in settings.rows(name, self.stages).items()}
         with sharding.use(self.mesh):
             traced = advance.trace(*self._call(name, row, settings, *given))
         own = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(given[1:]))
@@ -337,69 +272,7 @@ class Cascade:
     def check(self, changes: Mapping[str, Any]) -> Settings:
         """The settings with changes, if they are possible; else ValueError."""
         settings = self.settings.updated(changes)
-        sizes = [self.stages[name].size for name in PICTURES if name in self.stages]
-        if settings.size not in sizes:
-            raise ValueError(
-                f"size={settings.size} is impossible; choose {', '.join(map(str, sizes))}."
-            )
-        clip_frames = self.stages["decoder"].frames
-        if settings.frame_skip < 1 or (clip_frames - 1) % settings.frame_skip:
-            allowed = [str(k) for k in range(1, clip_frames) if (clip_frames - 1) % k == 0]
-            raise ValueError(
-                f"frame_skip={settings.frame_skip} is impossible; choose {', '.join(allowed)}."
-            )
-        if settings.frames < 1 or 1 < settings.frames < clip_frames:
-            raise ValueError(
-                f"frames={settings.frames} is impossible; choose 1, {clip_frames} or more."
-            )
-        if settings.frames > clip_frames and "interpolation" not in self.stages:
-            raise ValueError(
-                f"frames={settings.frames} is impossible, since {self.name} has no interpolation; "
-                f"choose {clip_frames}."
-            )
-        if "interpolation" in self.stages:
-            most = self.stages["interpolation"].frames - 1
-            if not 1 <= settings.overlap <= most:
-                raise ValueError(
-                    f"overlap={settings.overlap} is impossible; choose 1 to {most} frames."
-                )
-        if not 1 <= settings.fps <= 30:
-            raise ValueError(f"fps={settings.fps} is impossible; choose 1 to 30.")
-        if settings.still_fps is not None and not settings.still_fps > settings.fps:
-            raise ValueError(
-                f"still_fps={settings.still_fps} must be more than fps={settings.fps}; less moves "
-                "between frames that follow faster."
-            )
-        if settings.chunk < 1:
-            raise ValueError(f"chunk={settings.chunk} must be at least 1.")
-        for stage, number in settings.candidates.items():
-            if number < 1 or stage not in ("prior", "decoder"):
-                raise ValueError(
-                    f"candidates of {stage}={number} are impossible; prior and decoder have 1 or "
-                    "more."
-                )
-        for stage, (low, high) in settings.guidance_interval.items():
-            if not 0 <= low < high <= 1:
-                raise ValueError(
-                    f"guidance_interval of {stage}={low},{high} is impossible; it lies between 0 "
-                    "(clean) and 1 (noise), the lower end first."
-                )
-        for stage, share in settings.guidance_rescale.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"guidance_rescale of {stage}={share} is outside 0 to 1.")
-        for stage, share in settings.dynamic_threshold.items():
-            if not 0 < share < 1:
-                raise ValueError(
-                    f"dynamic_threshold of {stage}={share} must lie between 0 and 1, as 0.995."
-                )
-        if settings.candidates.get("decoder", 1) > 1 and not self.stages["clip"].network.image_size:
-            raise ValueError(
-                f"{self.name} cannot choose among candidates of the decoder, since its CLIP has no "
-                "image tower; leave them at 1."
-            )
-        extrapolated = ["extrapolation"] if "interpolation" in self.stages else []
-        for name in self.path(settings) + extrapolated:
-            self._table(name, settings)
+        settings.check(self.name, self.stages)
         return settings
 
     def remarks(self, prompt: str) -> list[str]:
@@ -420,26 +293,6 @@ class Cascade:
         """Frames per second at which the video plays in real time."""
         interpolated = settings.frames > self.stages["decoder"].frames
         return settings.fps * (settings.frame_skip if interpolated else 1)
-
-    def path(self, settings: Settings) -> list[str]:
-        """The stages that the settings ask for, in order."""
-        wanted = ["prior", "decoder"]
-        if settings.frames > self.stages["decoder"].frames:
-            wanted.append("interpolation")
-        return wanted + [
-            name
-            for name in ("sr_256", "sr_768")
-            if name in self.stages and settings.size >= self.stages[name].size
-        ]
-
-    def _table(self, name: str, settings: Settings) -> dict[str, np.ndarray]:
-        process = self.stages[_network(name)].process
-        of = lambda table: _entry(table, name)
-        sampler, steps, spacing = of(settings.sampler), of(settings.steps), of(settings.spacing)
-        try:
-            return samplers.table(process, sampler, steps, spacing)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
 
     def finish(
         self,
@@ -476,7 +329,7 @@ class Cascade:
         frames: how many come. size: of those, None is the decoder's.
         """
         size = self.stages["decoder"].size if size is None else size
-        path = self.path(settings)
+        path = settings.path(self.stages)
         for name, upscale in (("sr_256", self.upscale_256), ("sr_768", self.upscale_768)):
             if name in path and size < self.stages[name].size:
                 pieces = upscale(pieces, frames, keys[name], settings, report)
@@ -762,8 +615,8 @@ class Cascade:
             return self._sample_here(*args, **options)
 
     def _sample_here(self, name, key, shape, cond, null, settings, report, choose=None, noise=None):
-        rows = self._table(name, settings)
-        state = _start(self.stages[_network(name)].process, key, shape, self.mesh)
+        rows = settings.rows(name, self.stages)
+        state = _start(self.stages[network_of(name)].process, key, shape, self.mesh)
         if noise is not None:
             state = state._replace(x=jnp.copy(noise))  # `advance` takes over what it is given
         num_steps = len(rows["t"])
@@ -787,29 +640,19 @@ class Cascade:
 
     def _call(self, used, row, settings, state, cond, null):
         """What `advance` is given for a step of a stage, or of the one that takes its last."""
-        name, network = used.removesuffix("_last"), _network(used)
-        stage = _bounded(self.stages[network], _entry(settings.dynamic_threshold, name))
-        low, high = _entry(settings.guidance_interval, name, (0, 1))
+        name, network = used.removesuffix("_last"), network_of(used)
+        stage = _bounded(self.stages[network], settings.of("dynamic_threshold", name))
+        low, high = settings.of("guidance_interval", name, (0, 1))
         share = row["t"][0] / (stage.process.schedule.num_timesteps - 1)
         inside = low <= share <= high
-        scale = float(_entry(settings.guidance_scale, name, 1.0)) if inside else 1.0
-        rescale = float(_entry(settings.guidance_rescale, name, 0.0))
+        scale = float(settings.of("guidance_scale", name, 1.0)) if inside else 1.0
+        rescale = float(settings.of("guidance_rescale", name, 0.0))
         params = self.params[network]
         return stage, scale, rescale, "mask" in cond, state, row, params, cond, null
 
 
 def _prompts(prompt: str | Sequence[str]) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt)
-
-
-def _network(name: str) -> str:
-    """The stage that does what has settings."""
-    return "interpolation" if name == "extrapolation" else name
-
-
-def _entry(table: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """What a table of the settings says of a name; of extrapolation, else of interpolation."""
-    return table.get(name, table.get(_network(name), default))
 
 
 def _bounded(stage: stages.Stage, threshold: float | None) -> stages.Stage:
@@ -891,9 +734,10 @@ def load(
     """
     root = resolve(name_or_path)
     index = read_index(root)
-    loaded = {name: load_stage(root, name, dtype, mesh) for name in index["stages"]}
-    built = {name: stage for name, (stage, _) in loaded.items()}
-    params = {name: params for name, (_, params) in loaded.items()}
+    built, params = {}, {}
+    for name in index["stages"]:
+        built[name], read = load_stage(root, name, dtype, mesh)
+        params[name] = jax.device_put(read)  # once, and not with every call
     bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
     settings = Settings(**index["settings"])
     return Cascade(index["name"], built, params, bpe, settings, index["provenance"], mesh)

@@ -196,7 +196,9 @@ def upscale(
     """
     skipped = ("prior", "decoder", "interpolation")
     checked, keys, report = cascade.begin(seed, progress, settings, skipped)
-    sizes = [cascade.stages[name].low_size for name in cascade.path(checked) if "sr_" in name]
+    sizes = [
+        cascade.stages[name].low_size for name in checked.path(cascade.stages) if "sr_" in name
+    ]
     if not sizes:
         raise ValueError(f"size={checked.size} needs no super-resolution; choose a larger one.")
     size = max(s for s in sizes if s <= max(min(video.shape[1:3]), min(sizes)))

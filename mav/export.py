@@ -10,6 +10,7 @@ from etils import epath
 
 from mav import cascade, checkpoint, stages
 from mav import params as params_lib
+from mav.settings import Settings
 
 
 def run(
@@ -20,7 +21,7 @@ def run(
 ) -> None:
     """Writes one stage per run into the cascade folder, which is made or added to.
 
-    dtype: of the file, "float32" or "float16". settings: JSON of `cascade.Settings` and, under
+    dtype: of the file, "float32" or "float16". settings: JSON of `settings.Settings` and, under
     "provenance", anything to be kept with the cascade; needed once, for a new folder.
     Raises ValueError if a run has no checkpoint or the folder has no settings.
     """
@@ -32,7 +33,7 @@ def run(
         index |= params_lib.read_json(settings)
     if index["settings"] is None:
         raise ValueError(f"{root} is a new cascade; give its sampling settings by --settings.")
-    cascade.Settings(**index["settings"])  # refuses unknown names before anything is written
+    Settings(**index["settings"])  # refuses unknown names before anything is written
 
     runs = [(epath.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
     provenance = dict(index["provenance"])

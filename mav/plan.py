@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 from mav import cascade, checkpoint, hlo, program, samplers, sharding, stages
 from mav import params as params_lib
 from mav import recipe as recipe_lib
+from mav.settings import Settings
 
 GIB = 2**30
 
@@ -299,7 +300,7 @@ def sampling_step(config: ConfigDict, clip_config: ConfigDict, mesh: Mesh):
 
 def calls_per_video(stage: stages.Stage) -> tuple[int, int]:
     """Frames that a cascade gives to a stage at once, and how often for a video of 76."""
-    fields = {field.name: field.default for field in dataclasses.fields(cascade.Settings)}
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
     if stage.name == "sr_768":
         return fields["chunk"], math.ceil(fields["frames"] / fields["chunk"])
     if stage.name == "interpolation":

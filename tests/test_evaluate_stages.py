@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import threading
+import time
 import types
 import warnings
 
@@ -19,6 +21,7 @@ from mav.evaluate import (
     fidelity,
     video_classifier,
 )
+from mav.settings import Settings
 
 PROMPTS = cutout_prompts.prompts(24)
 
@@ -188,7 +191,7 @@ class Simple:
     """A cascade whose interpolation blends and whose super-resolutions are bicubic."""
 
     stages: dict
-    settings: cascade.Settings
+    settings: Settings
 
     def begin(self, seed, progress, changes):
         return self.settings.updated(changes), {}, progress
@@ -207,10 +210,10 @@ class Simple:
 def simple(judge):
     stage = lambda **fields: types.SimpleNamespace(**fields)
     built = dict(
-        interpolation=stage(size=64, frames=4),
+        interpolation=stage(size=64, frames=16),
         sr_768=Upscaler(64, 32, diffusion.Process(shared_noise=1.0)),
     )
-    found = Simple(built, cascade.Settings(**tiny.SETTINGS))
+    found = Simple(built, Settings(**tiny.SETTINGS))
     return cutout_stages.Bench(found, judge, PROMPTS, 0, {}, cascade.silent)
 
 
@@ -236,6 +239,34 @@ def test_a_bicubic_super_resolution_gains_nothing_and_unshared_noise_flickers(si
     assert flicker["found"] == flicker["bicubic"]
     assert flicker["independent"] > 5 * flicker["true"]
     assert 0.5 < flicker["bicubic"] / flicker["true"] < 1.1
+
+
+def test_two_prompts_are_measured_at_once_and_found_in_order(simple):
+    told, second = [], threading.Event()
+    bench = dataclasses.replace(simple, report=lambda *call: told.append(call))
+
+    def measure(n):
+        if n == 0:
+            assert second.wait(30)  # which never comes if one waits for the other
+        second.set()
+        return n
+
+    assert bench.each("fps", 4, measure) == [0, 1, 2, 3]
+    assert told == [("fps", n, 4) for n in range(5)]
+
+
+def test_what_stops_one_measurement_stops_the_rest(simple):
+    begun = []
+
+    def measure(n):
+        begun.append(n)
+        if n == 0:
+            raise ValueError("prompt 0 cannot be drawn.")
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match="prompt 0"):
+        simple.each("fps", 50, measure)
+    assert len(begun) < 10
 
 
 # The whole, in miniature.

@@ -133,7 +133,7 @@ def upscale(options: argparse.Namespace) -> None:
     changes = _changes(options)
     cascade, settings = _load(options, changes)
     # As large as the largest that a super-resolution takes; a smaller one is used as it is.
-    sizes = [cascade.stages[name].low_size for name in cascade.path(settings)]
+    sizes = [cascade.stages[name].low_size for name in settings.path(cascade.stages)]
     video, fps = _read(options.video, max(size or 0 for size in sizes) or settings.size)
     make = lambda *run: edits.upscale(cascade, video, *run, **changes)
     results.write(cascade, settings, make, fps, dict(video=options.video))

@@ -132,7 +132,7 @@ def load(path: str | os.PathLike = SHIPPED) -> Judge:
             raise ValueError(f"{path} knows other {name}s than mav.data.cutout; train it anew.")
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
     network = Classifier(**config)
-    return Judge(network, params_lib.load(path, _shapes(network)), card)
+    return Judge(network, jax.device_put(params_lib.load(path, _shapes(network))), card)
 
 
 def _shapes(network: Classifier) -> params_lib.Params:

@@ -191,29 +191,23 @@ def run(
     out_dir.mkdir(parents=True, exist_ok=True)
     report_progress = cascade_lib.Bars() if progress is None else progress
 
-    records, rows, real_rows, watched = [], [], [], []
-    report_progress("evaluate", 0, num_prompts)
-    for n, prompt in enumerate(asked):
-        video_seed = cutout_prompts.video_seed(seed, n)
+    bench = cutout_stages.Bench(cascade, judge, asked, seed, settings, report_progress)
+
+    def measure(n):
+        prompt, video_seed = asked[n], cutout_prompts.video_seed(seed, n)
         options = dict(settings, size=size, frames=frames)
         video = cascade.text_to_video(prompt.text, video_seed, cascade_lib.silent, **options)
-        real = lambda k, p=prompt, n=n, side=video.shape[1]: cutout_prompts.real_video(
-            p, (seed, n, k), fps, frames, side
-        )
+        real = lambda k: cutout_prompts.real_video(prompt, (seed, n, k), fps, frames, len(video[0]))
         videos = [video, *map(real, range(NUM_REAL))]
         looks = [judge(video) for video in videos]
-        records.append(record(prompt, video_seed, fps, videos, looks))
-        watched.append([watcher(look) for look in looks])
-        if n < SHEET_PROMPTS:
-            rows.append((_label(records[-1]), _thumbnails(video)))
-        if n < SHEET_REAL:
-            real_rows.append((f"real: {prompt.text}", _thumbnails(videos[1])))
-        report_progress("evaluate", n + 1, num_prompts)
+        found = record(prompt, video_seed, fps, videos, looks)
+        return found, [watcher(look) for look in looks], [_thumbnails(x) for x in videos[:2]]
 
+    found = bench.each("evaluate", num_prompts, measure)
+    records, watched, thumbnails = zip(*found, strict=True)
     generated, *real = zip(*watched, strict=True)
     summary = summarise(records) | dict(watched=distances(generated, *real), stages=None)
     if clips:
-        bench = cutout_stages.Bench(cascade, judge, asked, seed, settings, report_progress)
         summary["stages"] = cutout_stages.run(bench, clips)
     lines = cutout_verdict.verdict(summary)
     cards = dict(judge=judge.card, watcher=watcher.card)
@@ -238,8 +232,11 @@ def run(
             prompts=records,
         )
     )
-    labels, videos = zip(*rows, *real_rows, strict=True)
-    sheet = media.contact_sheet(videos, SHEET_FRAMES, labels=labels, tile=SHEET_TILE)
+    labels = [_label(record) for record in records[:SHEET_PROMPTS]]
+    labels += [f"real: {prompt.text}" for prompt in asked[:SHEET_REAL]]
+    shown = [made for made, _ in thumbnails[:SHEET_PROMPTS]]
+    shown += [real for _, real in thumbnails[:SHEET_REAL]]
+    sheet = media.contact_sheet(shown, SHEET_FRAMES, labels=labels, tile=SHEET_TILE)
     media.write_image(out_dir / "sheet.png", sheet)
     with media.written_aside(out_dir / "report.md") as path:
         path.write_text(cutout_report.markdown(report), encoding="utf-8")

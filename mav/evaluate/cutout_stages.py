@@ -5,8 +5,9 @@ several videos, ± is the standard error of its mean over them.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +20,12 @@ from mav.evaluate.cutout_prompts import Prompt, Video
 
 NUM_PICTURES = 4  # real ones per prompt, that the prior's embedding is compared with
 RATES = (1.5, 3.0, 6.0, 12.0)  # fps that the decoder is asked for
-SR_FRAMES = dict(sr_256=8, sr_768=4)  # of each clip that is enlarged; sr_768 sees one at a time
+WINDOWS = 2  # of each clip that is interpolated
+SR_FRAMES = dict(sr_256=8, sr_768=3)  # of each clip that is enlarged; sr_768 sees one at a time
+AT_ONCE = 2  # prompts that are measured
 CHANCE = 1 / (len(classifier.CLASSES["object"]) * len(classifier.CLASSES["colour"]))
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,19 @@ class Bench:
         seed = (self.seed, n, cutout_prompts.NUM_REAL + k)
         return cutout_prompts.real_video(self.prompts[n], seed, fps, frames, size)
 
-    def each(self, name: str, count: int):
-        """Counts, and reports how far the measure has come."""
+    def each(self, name: str, count: int, measure: Callable[[int], Found]) -> list[Found]:
+        """What is found of each number below count, in order; reports how far it has come.
+
+        AT_ONCE of them: one is drawn and judged while networks work on the other, and networks
+        that wait for memory or for each other's threads leave no core idle.
+        """
+        found = []
         self.report(name, 0, count)
-        for n in range(count):
-            yield n
-            self.report(name, n + 1, count)
+        with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            for value in pool.map(measure, range(count)):
+                found.append(value)
+                self.report(name, len(found), count)
+        return found
 
 
 def run(bench: Bench, clips: int) -> dict[str, Any]:
@@ -78,14 +90,15 @@ def prior(bench: Bench) -> dict[str, Any]:
     amid the pictures is nearer to them than they are to each other, so `among` is no upper limit.
     """
     cascade, size = bench.cascade, bench.cascade.stages["decoder"].size
-    imagined, seen = [], []
-    for n in bench.each("prior", len(bench.prompts)):
+
+    def measure(n):
         checked, keys = bench.begin(n, size=size)
-        imagined.append(cascade.embed_prompt(bench.prompts[n].text, keys["prior"], checked)[0])
+        imagined = cascade.embed_prompt(bench.prompts[n].text, keys["prior"], checked)[0]
         pictures = np.stack([bench.real(n, 1, 1, size, k) for k in range(NUM_PICTURES)])
-        seen.append(cascade.embed_first_frame(jnp.asarray(media.to_float(pictures))))
-    imagined = metrics.unit(np.stack(imagined))
-    seen = metrics.unit(np.stack(seen))
+        return imagined, cascade.embed_first_frame(jnp.asarray(media.to_float(pictures)))
+
+    found = zip(*bench.each("prior", len(bench.prompts), measure), strict=True)
+    imagined, seen = (metrics.unit(np.stack(embeddings)) for embeddings in found)
     cosines = np.einsum("nkd,mjd->nmkj", seen, seen).mean((2, 3))
     alone = np.einsum("nkd,njd->nkj", seen, seen)
     pairs = np.triu_indices(NUM_PICTURES, 1)
@@ -104,14 +117,16 @@ def decoder(bench: Bench, clips: int) -> dict[str, Any]:
     One candidate alone: the choice among several is made by CLIP.
     """
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
-    found = []
-    for n in bench.each("decoder", clips):
+
+    def measure(n):
         checked, keys = bench.begin(n, size=stage.size, frames=stage.frames, candidates=1)
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
         prompt = bench.prompts[n]
         video = cascade.decode(embedding, keys["decoder"], checked, prompt=prompt.text)
         verdict = bench.judge(media.to_uint8(video[0]))
-        found.append(cutout_measures.recognised(verdict, prompt))
+        return cutout_measures.recognised(verdict, prompt)
+
+    found = bench.each("decoder", clips, measure)
     return {
         name: cutout_measures.mean([video[name] for video in found])
         for name in cutout_measures.SHARES
@@ -124,34 +139,36 @@ def pace(bench: Bench, clips: int) -> dict[str, Any]:
     step: of the thing's centre. change: of pixels. Medians over prompts, at each of RATES.
     correlation: rank correlation of step and fps, the mean over prompts; -1 falls with every rate.
     The same noise, and the embedding of a real picture, at all rates of a prompt. One candidate
-    alone: the choice among several would be another at each rate. Of as many prompts as a third of
-    the clips, of things that move.
+    alone: the choice among several would be another at each rate. Of as many prompts as a quarter
+    of the clips, of things that move.
     """
     cascade, stage = bench.cascade, bench.cascade.stages["decoder"]
-    movers = [n for n in range(clips) if bench.prompts[n].object != "house"][: max(1, clips // 3)]
-    steps = {"generated": [], "real": []}
-    changes = {"generated": [], "real": []}
-    for i in bench.each("fps", len(movers)):
+    movers = [n for n in range(clips) if bench.prompts[n].object != "house"][: max(1, clips // 4)]
+
+    def measure(i):
         n = movers[i]
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
-        rows = {"generated": [], "real": []}
+        videos = {"generated": [], "real": []}
         for fps in RATES:
             options = dict(size=stage.size, frames=stage.frames, fps=fps, candidates=1)
             checked, keys = bench.begin(n, **options)
             video = cascade.decode(embedding, keys["decoder"], checked)
-            rows["generated"].append(media.to_uint8(video[0]))
-            rows["real"].append(bench.real(n, fps, stage.frames, stage.size))
-        for kind, videos in rows.items():
-            steps[kind].append([step(bench.judge(video).position) for video in videos])
-            changes[kind].append([cutout_measures.flicker(video)["change"] for video in videos])
-    medians = lambda found: {kind: np.median(rows, axis=0).tolist() for kind, rows in found.items()}
-    each = {kind: [rank_correlation(RATES, row) for row in rows] for kind, rows in steps.items()}
-    return dict(
-        fps=RATES,
-        step=medians(steps),
-        change=medians(changes),
-        correlation={kind: cutout_measures.mean(values) for kind, values in each.items()},
-    )
+            videos["generated"].append(media.to_uint8(video[0]))
+            videos["real"].append(bench.real(n, fps, stage.frames, stage.size))
+        moved = lambda video: step(bench.judge(video).position)
+        changed = lambda video: cutout_measures.flicker(video)["change"]
+        return {kind: ([*map(moved, of)], [*map(changed, of)]) for kind, of in videos.items()}
+
+    found = bench.each("fps", len(movers), measure)
+    rows = {
+        kind: np.stack([each[kind] for each in found], axis=1) for kind in ("generated", "real")
+    }
+    medians = lambda i: {kind: np.median(each[i], axis=0).tolist() for kind, each in rows.items()}
+    correlation = {
+        kind: cutout_measures.mean([rank_correlation(RATES, row) for row in steps])
+        for kind, (steps, _) in rows.items()
+    }
+    return dict(fps=RATES, step=medians(0), change=medians(1), correlation=correlation)
 
 
 def step(position: Float[np.ndarray, "f 2"]) -> float:
@@ -175,16 +192,19 @@ def interpolation(bench: Bench, clips: int) -> dict[str, Any]:
     skip, means = checked.frame_skip, dict(blend=fidelity.blend)
     if fidelity.HAS_FLOW:
         means["flow"] = fidelity.flow
-    rows = []
-    for n in bench.each("interpolation", clips):
-        true = bench.real(n, checked.fps * skip, (stage.frames - 1) * skip + 1, stage.size)
+
+    frames = WINDOWS * ((stage.frames - 1) // skip) * skip + 1
+
+    def measure(n):
+        true = bench.real(n, checked.fps * skip, frames, stage.size)
         given, between = true[::skip], np.arange(len(true)) % skip != 0
         seed, options = cutout_prompts.video_seed(bench.seed, n), {**bench.settings}
         options |= dict(size=stage.size, progress=cascade_lib.silent)
         made = dict(found=cascade.smooth(given, checked.fps, seed=seed, **options))
         made |= {name: function(given, skip) for name, function in means.items()}
-        rows.append({name: nearness(video[between], true[between]) for name, video in made.items()})
-    return nearnesses(rows)
+        return {name: nearness(video[between], true[between]) for name, video in made.items()}
+
+    return nearnesses(bench.each("interpolation", clips, measure))
 
 
 def super_resolution(bench: Bench, name: str, clips: int) -> dict[str, Any]:
@@ -201,20 +221,22 @@ def super_resolution(bench: Bench, name: str, clips: int) -> dict[str, Any]:
         independent = dataclasses.replace(bench.cascade, stages=changed)
     checked, _ = bench.begin(0, size=stage.size)
     fps = checked.fps * checked.frame_skip
-    rows, flickers = [], []
-    for n in bench.each(name, clips):
+
+    def measure(n):
         true = bench.real(n, fps, SR_FRAMES[name], stage.size)
         small = media.resize(true, stage.low_size, "box")
         options = {**bench.settings} | dict(size=stage.size, progress=cascade_lib.silent)
         options |= dict(seed=cutout_prompts.video_seed(bench.seed, n))
         made = dict(found=bench.cascade.upscale(small, **options))
         made["bicubic"] = media.resize(small, stage.size, "bicubic")
-        rows.append({kind: nearness(video, true) for kind, video in made.items()})
+        row = {kind: nearness(video, true) for kind, video in made.items()}
         made["true"] = true
         if independent is not None:
             made["independent"] = independent.upscale(small, **options)
         measured = {kind: cutout_measures.flicker(video) for kind, video in made.items()}
-        flickers.append({kind: found["second_difference"] for kind, found in measured.items()})
+        return row, {kind: found["second_difference"] for kind, found in measured.items()}
+
+    rows, flickers = zip(*bench.each(name, clips, measure), strict=True)
     kinds = ("found", "bicubic", "independent", "true")
     of = lambda kind: [row[kind] for row in flickers if kind in row]
     return nearnesses(rows) | dict(flicker={kind: cutout_measures.mean(of(kind)) for kind in kinds})

@@ -106,7 +106,7 @@ def load(path: str | os.PathLike = SHIPPED) -> Watcher:
         if card["classes"][name] != list(known):
             raise ValueError(f"{path} knows other classes of {name}; train it anew.")
     network = VideoClassifier(**card["config"])
-    return Watcher(network, params_lib.load(path, _shapes(network)), card)
+    return Watcher(network, jax.device_put(params_lib.load(path, _shapes(network))), card)
 
 
 def _shapes(network: VideoClassifier) -> params_lib.Params:
