@@ -189,7 +189,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels (cutout 64, others 256)")
     sub.add_argument("--frames", type=int, help="(cutout 76, others 16)")
     sub.add_argument("--seed", type=int, default=0, help="of the first prompt (0)")
-    text = "cutout: real clips by which each stage is measured alone, 0: none is (24)"
+    text = "cutout: real clips by which each stage is measured alone, 0: none is (20)"
     sub.add_argument("--clips", type=int, help=text)
     _add_quiet(sub)
     _add_tables(sub)

@@ -44,6 +44,12 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not(cascade, 
     assert (sample(2) != video).any()
 
 
+def test_parameters_are_on_the_device_and_not_sent_there_with_every_call(cascade):
+    leaves = jax.tree.leaves(cascade.params)
+    assert len(leaves) > 100
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
 def test_the_prompt_changes_the_video(cascade, video):
     other = cascade.text_to_video("snowy hills", seed=1, progress=cascade_lib.silent)
     assert (other != video).any()

@@ -165,7 +165,7 @@ def run(
     size: int = 64,
     frames: int = 76,
     seed: int = 0,
-    clips: int = 24,
+    clips: int = 20,
     progress: cascade_lib.Progress | None = None,
     judge: classifier.Judge | None = None,
     **settings: Any,
