@@ -61,7 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.process = get_process(size)
     c.loss.cond_drop_prob = 0.1  # unCLIP, appendix C
     if size == "cutout":  # the outlines of things are decided in the noisier half
-        # Location and scale of logit(t / T). Frames tell of each other, so clips are in more noise.
+        # location and scale of logit(t / T); more noise for clips, whose frames tell of each other
         c.loss.logit_normal = (1.0, 1.4) if video else (0.4, 1.0)
         c.loss.perceptual = 0.3  # beside the squared error, most of which the background makes
 
