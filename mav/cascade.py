@@ -728,16 +728,18 @@ def load(
 ) -> Cascade:
     """Loads a shipped cascade by name, or any cascade folder.
 
-    dtype: in which the networks compute, "float32" or "bfloat16"; parameters are float32.
+    dtype: in which the networks compute, "float32" or "bfloat16"; parameters are float32, and stay
+    on the device if they take no more than half of what is free there.
     mesh: of `sharding.make_mesh`, over which parameters and videos are divided.
     Raises ValueError if there is none or a file is damaged, naming it.
     """
     root = resolve(name_or_path)
     index = read_index(root)
-    built, params = {}, {}
-    for name in index["stages"]:
-        built[name], read = load_stage(root, name, dtype, mesh)
-        params[name] = jax.device_put(read)  # once, and not with every call
+    loaded = {name: load_stage(root, name, dtype, mesh) for name in index["stages"]}
+    built = {name: stage for name, (stage, _) in loaded.items()}
+    params = {name: params for name, (_, params) in loaded.items()}
+    if 2 * 4 * params_lib.count(params) <= program.free_memory():
+        params = jax.device_put(params)  # once; else each call takes those of its stage along
     bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
     settings = Settings(**index["settings"])
     return Cascade(index["name"], built, params, bpe, settings, index["provenance"], mesh)

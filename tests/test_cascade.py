@@ -44,10 +44,13 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not(cascade, 
     assert (sample(2) != video).any()
 
 
-def test_parameters_are_on_the_device_and_not_sent_there_with_every_call(cascade):
+def test_parameters_stay_on_the_device_if_half_of_it_holds_them(cascade, folder, monkeypatch):
     leaves = jax.tree.leaves(cascade.params)
     assert len(leaves) > 100
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    monkeypatch.setattr(program, "free_memory", lambda: 2 * sum(x.nbytes for x in leaves) - 1)
+    leaves = jax.tree.leaves(cascade_lib.load(folder).params)
+    assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
 
 
 def test_the_prompt_changes_the_video(cascade, video):
