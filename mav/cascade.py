@@ -745,6 +745,15 @@ def load(
     return Cascade(index["name"], built, params, bpe, settings, index["provenance"], mesh)
 
 
+def checksum(name_or_path: str | os.PathLike) -> str:
+    """SHA-256 of all files that make a cascade, so that changed ones are not taken for it."""
+    root = resolve(name_or_path)
+    names = ["cascade.json", "tokenizer.json"]
+    for stage in read_index(root)["stages"]:
+        names += [f"{stage}/config.json", f"{stage}/params.safetensors"]
+    return params_lib.checksum(*(root / name for name in names))
+
+
 def read_index(root: epath.Path) -> dict[str, Any]:
     """What cascade.json says. Raises ValueError if there is none that this mav can read."""
     if not (root / "cascade.json").is_file():

@@ -188,7 +188,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--num_prompts", type=int, help="(cutout 96, ucf101 10000, msrvtt all)")
     sub.add_argument("--size", type=int, help="64, 256 or 768 pixels (cutout 64, others 256)")
     sub.add_argument("--frames", type=int, help="(cutout 76, others 16)")
-    sub.add_argument("--seed", type=int, default=0, help="of the first prompt (0)")
+    sub.add_argument("--seed", type=int, help="of the first prompt (0)")
     text = "cutout: real clips by which each stage is measured alone, 0: none is (20)"
     sub.add_argument("--clips", type=int, help=text)
     _add_quiet(sub)
@@ -364,6 +364,7 @@ def _add_papers(group) -> None:
     group.add_argument("--videos", help="instead of --cascade, a folder of generated videos")
     group.add_argument("--fps", type=float, help="frames per second of the cascade's videos")
     group.add_argument("--real", help="folder of UCF-101; test_videodatainfo.json of MSR-VTT")
+    group.add_argument("--captions", help="msrvtt: that JSON, where --statistics stand for --real")
     group.add_argument("--media", help="folder of MSR-VTT's videos (that of the JSON)")
     group.add_argument("--real_split", help="ucf101: train, test or all (train)")
     group.add_argument("--real_fps", type=float, help="of real clips (the file's own)")

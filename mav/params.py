@@ -1,6 +1,7 @@
 """Parameter trees on disk and between networks: safetensors, inflation, fitting by name."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -39,6 +40,18 @@ def save(path: str | os.PathLike, params: Params, dtype: np.typing.DTypeLike = n
     flat = flatten(params)
     header = {name: (np.dtype(dtype), leaf.shape) for name, leaf in flat.items()}
     write(path, header, lambda name: np.asarray(flat[name], dtype))
+
+
+def checksum(*paths: str | os.PathLike) -> str:
+    """SHA-256 of a file; of several, of their names and checksums, in the order given."""
+    if len(paths) != 1:
+        lines = [f"{epath.Path(path).name} {checksum(path)}\n" for path in paths]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    found = hashlib.sha256()
+    with epath.Path(paths[0]).open("rb") as file:
+        while piece := file.read(2**24):
+            found.update(piece)
+    return found.hexdigest()
 
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # of parameters, in safetensors

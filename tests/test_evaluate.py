@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import jax
@@ -297,6 +298,17 @@ def test_a_run_writes_a_report_and_says_how_to_draw_a_video_again(tmp_path, judg
         "sheet.png",
     ]
     assert run(tmp_path) == report
+    sha256 = hashlib.sha256(classifier.SHIPPED.read_bytes()).hexdigest()
+    assert report["judge"]["sha256"] == sha256
+    assert sha256 in page
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_first_video(tmp_path):
+    world = World()
+    (tmp_path / "report.md").mkdir()
+    with pytest.raises(OSError, match=r"report\.md: it is not a file"):
+        protocol.run(world, tmp_path, num_prompts=2, frames=4, clips=0)
+    assert not world.asked
 
 
 @pytest.mark.parametrize("bad", [dict(num_prompts=0), dict(frames=1), dict(clips=-1)])

@@ -8,6 +8,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 import tiny
 from mav import cascade, diffusion, media, params
@@ -184,6 +185,10 @@ def test_rank_correlation_is_spearmans():
         expected = 1 - 6 * ((ranks - np.arange(6)) ** 2).sum() / (6 * 35)
         found = cutout_stages.rank_correlation(np.arange(6) ** 2, np.exp(ranks))
         assert found == pytest.approx(expected)
+    ties = [3.0, 1, 1, 2, 2, 2]
+    expected = scipy.stats.spearmanr(np.arange(6), ties).statistic
+    assert cutout_stages.rank_correlation(np.arange(6), ties) == pytest.approx(expected)
+    assert cutout_stages.rank_correlation(np.arange(6), np.ones(6)) == 0  # nothing responds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,10 @@
 tensors and the frames are drawn (`tests/reference/chance.py`).
 """
 
+import hashlib
 import json
 import pathlib
+import shutil
 import sys
 from unittest import mock
 
@@ -73,7 +75,8 @@ def test_features_equal_the_references(reference, tmp_path, name, capsys):
     assert "is no file whose checksum mav knows" in capsys.readouterr().err
     extractor = features.load(name, path)
     assert not extractor.published
-    assert extractor.checksum == features.checksum(path)
+    assert extractor.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert extractor.source == hashlib.sha256(source.read_bytes()).hexdigest()
     found = extractor(chance.video(*VIDEOS[name]))
     assert set(found) == set(wanted)
     for key, values in found.items():
@@ -96,6 +99,26 @@ def test_clip_sees_and_reads_as_the_reference(reference):
     texts = extractor.embed_texts([str(text) for text in wanted["texts"]])
     np.testing.assert_allclose(texts, wanted["text"], atol=1e-4)
     assert found.std() > 0.05 < texts.std()
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt", "model.safetensors"])
+def test_features_of_a_clip_are_known_by_all_files_that_make_it(reference, tmp_path, name):
+    shutil.copytree(reference / "judge" / "clip" / "clip", tmp_path / "clip")
+    before = features.load("clip", tmp_path / "clip")
+    path = tmp_path / "clip" / name
+    content = bytearray(path.read_bytes())
+    if name == "model.safetensors":
+        content[-5] ^= 1
+    elif name == "config.json":
+        content = content.replace(b"quick_gelu", b"gelu")
+    elif name == "merges.txt":
+        content = content.replace(b"#version: 0.2", b"#version: 0.3")
+    else:
+        content += b"\n"
+    path.write_bytes(content)
+    after = features.load("clip", tmp_path / "clip")
+    assert after.checksum != before.checksum
+    assert (after.preprocessing != before.preprocessing) == (name == "config.json")
 
 
 # Releases
@@ -179,12 +202,12 @@ def test_a_known_file_is_said_to_be_published(drawn, tmp_path, capsys):
     weights, _ = drawn
     source, path = tmp_path / "weights.safetensors", tmp_path / "i3d.safetensors"
     safetensors.numpy.save_file(weights, source)
-    with mock.patch.dict(features.PUBLISHED, i3d={features.checksum(source): "a release"}):
+    with mock.patch.dict(features.PUBLISHED, i3d={params_lib.checksum(source): "a release"}):
         assert convert_file("i3d", source, path) == 0
         printed = capsys.readouterr()
         assert "a release" in printed.out
         assert "warning" not in printed.err
-        assert features.load("i3d", path).published
+        assert features.load("i3d", path).published == "a release"
     assert not features.load("i3d", path).published
 
 
@@ -287,7 +310,7 @@ def test_devices_of_a_mesh_share_the_work(videos):
     ],
 )
 def test_videos_that_a_network_cannot_see_are_refused(name, shape, message):
-    extractor = features.Extractor(name, None, {}, "", "", False)
+    extractor = features.Extractor(name, None, {}, "", "")
     with pytest.raises(ValueError, match=r"wants|trained") as error:
         extractor(np.zeros(shape, np.uint8))
     assert message in str(error.value)

@@ -87,8 +87,25 @@ def test_kernel_distance_equals_double_loops(monkeypatch):
     monkeypatch.setattr(metrics, "ROWS", 5)
     x, y = normal((13, 6)), normal((17, 6), 1) + 0.5
     kernel = lambda a, b: (sum(a * b) / 6 + 1) ** 3
-    found = metrics.kernel_distance(x, y)
+    found, error = metrics.kernel_distance(x, y)
     assert found == pytest.approx(slow_mmd(x, y, kernel, True), rel=1e-12)
+    assert error is None
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_error_of_a_kernel_distance_is_the_jackknifes(monkeypatch, unbiased):
+    monkeypatch.setattr(metrics, "ROWS", 5)
+    x, y = normal((13, 6)), normal((17, 6), 1) + 0.5
+    groups = np.arange(4) * 13 // 4  # where they begin
+    kernel = lambda a, b: (sum(a * b) / 6 + 1) ** 3
+    without = [
+        slow_mmd(np.concatenate([x[:start], x[end:]]), y, kernel, unbiased)
+        for start, end in zip(groups, [*groups[1:], 13], strict=True)
+    ]
+    wanted = np.sqrt(3 / 4 * np.sum((without - np.mean(without)) ** 2))
+    found, error = metrics.mmd(x, y, metrics.polynomial, unbiased, 4)
+    assert found == pytest.approx(slow_mmd(x, y, kernel, unbiased), rel=1e-12)
+    assert error == pytest.approx(wanted, rel=1e-9)
 
 
 def test_cmmd_equals_double_loops_and_is_zero_for_equal_sets(monkeypatch):
@@ -96,13 +113,13 @@ def test_cmmd_equals_double_loops_and_is_zero_for_equal_sets(monkeypatch):
     x, y = normal((9, 6)), normal((11, 6), 1)
     along = lambda a: a / np.sqrt(sum(a * a))
     kernel = lambda a, b: np.exp(-sum((along(a) - along(b)) ** 2) / 200)
-    assert metrics.cmmd(x, y) == pytest.approx(1000 * slow_mmd(x, y, kernel, False), rel=1e-9)
-    assert metrics.cmmd(x, x[::-1]) == pytest.approx(0, abs=1e-9)
+    assert metrics.cmmd(x, y)[0] == pytest.approx(1000 * slow_mmd(x, y, kernel, False), rel=1e-9)
+    assert metrics.cmmd(x, x[::-1])[0] == pytest.approx(0, abs=1e-9)
 
 
 def test_kernel_distance_is_unbiased_on_equal_distributions():
     found = [
-        metrics.kernel_distance(normal((20, 3), 2 * i), normal((20, 3), 2 * i + 1))
+        metrics.kernel_distance(normal((20, 3), 2 * i), normal((20, 3), 2 * i + 1))[0]
         for i in range(300)
     ]
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(300)

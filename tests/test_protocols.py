@@ -2,8 +2,11 @@
 
 import collections
 import dataclasses
+import errno
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 import scipy.linalg
@@ -24,7 +27,8 @@ class StandIn:
     name: str
     preprocessing: str = "mean colours"
     checksum: str = "5eed"
-    published: bool = False
+    source: str | None = None
+    published: str | None = None
     calls: list = dataclasses.field(default_factory=list)
     stop: int | None = None
 
@@ -73,7 +77,18 @@ def small_sheets(monkeypatch):
 
 def in_memory(arrays, **facts):
     labels = [f"video {n}" for n in range(len(arrays))]
-    return clips.Clips(dict(kind="memory", name="test", **facts), labels, lambda n: arrays[n])
+    return clips.Clips(dict(kind="memory", name="test", **facts), labels, read_from(arrays))
+
+
+def read_from(arrays, fps=None):
+    """What `Clips.read` gives of videos; those that are text are left out, and it says why."""
+
+    def read(n):
+        if isinstance(arrays[n], str):
+            raise clips.LeftOutError(arrays[n])
+        return clips.Clip(arrays[n], fps)
+
+    return read
 
 
 FAKE, REAL = videos(21), videos(30, seed=1)
@@ -112,9 +127,11 @@ def test_measures_of_ucf101_are_those_of_all_features_at_once(tmp_path):
     fake, real = (features("i3d", x)["logits"] for x in (FAKE, REAL))
     assert found["FVD"] == pytest.approx(slow_frechet(fake, real, 1), rel=1e-4)
     assert found["FVD, covariances by n"] == pytest.approx(slow_frechet(fake, real, 0), rel=1e-4)
-    assert found["KVD"] == pytest.approx(metrics.kernel_distance(fake, real), rel=1e-4)
+    assert found["KVD"] == pytest.approx(metrics.kernel_distance(fake, real)[0], rel=1e-4)
     logits = features("c3d", FAKE)["logits"]
     assert found["IS"] == pytest.approx(metrics.inception_score(logits)[0], rel=1e-4)
+    of_splits = metrics.inception_score(logits[np.argsort(protocol.places(21, 1))], 10)[0]
+    assert found["IS, 10 splits"] == pytest.approx(of_splits, rel=1e-4)
     for measure in report["measures"]:
         if measure["interval"]:
             low, high = measure["interval"]
@@ -146,7 +163,38 @@ def test_measures_of_msrvtt_are_those_of_all_features_at_once(tmp_path, fid_fram
     ]
     assert found["CLIPSIM"] == pytest.approx(np.mean(cosines), rel=1e-4)
     middle = [features("clip", x)["embedding"][:, 8] for x in (FAKE, REAL)]
-    assert found["CMMD"] == pytest.approx(metrics.cmmd(*middle), rel=1e-3)
+    assert found["CMMD"] == pytest.approx(metrics.cmmd(*middle)[0], rel=1e-3)
+    errors = {measure["name"]: measure["error"] for measure in report["measures"]}
+    means = np.mean(cosines, axis=1)
+    assert errors["CLIPSIM"] == pytest.approx(np.std(means, ddof=1) / np.sqrt(21), rel=1e-4)
+
+
+def test_errors_are_those_that_runs_with_other_samples_show(tmp_path):
+    reports = [run(tmp_path / str(i), fake=videos(64, seed=100 + i)) for i in range(16)]
+    for name in ("FVD", "KVD", "IS"):
+        rows = [next(m for m in report["measures"] if m["name"] == name) for report in reports]
+        spread = np.std([row["value"] for row in rows], ddof=1)
+        assert 0.5 < np.mean([row["error"] for row in rows]) / spread < 2, name
+
+
+def test_groups_and_splits_do_not_depend_on_the_order_of_names(tmp_path):
+    order = np.argsort(features("c3d", FAKE)["logits"].argmax(1), kind="stable")
+    assert len(set(features("c3d", FAKE)["logits"].argmax(1))) > 2
+    by_class = np.concatenate([FAKE[order]] * 10)
+    report = run(tmp_path, fake=by_class)
+    found = values(report)
+    assert found["IS, 10 splits"] > 0.9 * found["IS"]
+    place = protocol.places(60, 20)
+    assert sorted(place) == list(range(60))
+    assert (np.diff(place.reshape(3, 20), axis=1) == 1).all()
+    assert place[0] != 0 or place[20] != 20
+
+
+def test_kernel_distances_take_evenly_spaced_clips_where_there_are_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "MOST", 7)
+    fake, real = (features("i3d", x)["logits"] for x in (FAKE[::3], REAL[::5]))
+    wanted = metrics.kernel_distance(fake, real)[0]
+    assert values(run(tmp_path))["KVD"] == pytest.approx(wanted, rel=1e-4)
 
 
 # Runs that stop, go on, and are shared.
@@ -228,14 +276,17 @@ def test_the_report_has_every_choice_and_the_published_numbers(tmp_path):
     report = run(tmp_path)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert report["networks"]["i3d"] == dict(
-        preprocessing="mean colours", weights="5eed", published=False
+        preprocessing="mean colours", weights="5eed", source=None, published=None
     )
     assert report["mav"] == mav.__version__
+    assert report["choices"]["real_frames_per_second"] == "of the file"
+    assert report["choices"]["frames_of_longer_videos"] == "middle"
+    assert jax.__version__ in report["choices"]["computed_by"]
     assert report["real"]["count"] == 30
     assert report["generated"]["count"] == 21
     page = (tmp_path / "out" / "report.md").read_text()
     assert "| Make-A-Video | 33 | 367.23 |" in page
-    assert "not the published ones" in page
+    assert "mav does not know the files of weights of i3d, c3d" in page
     assert "FVD is of 21 samples: below 2048" in page
     assert "asks for 10,000 samples; these are 21" in page
     assert "meaningless" not in page
@@ -251,11 +302,34 @@ def test_a_rehearsal_is_marked_in_every_output(tmp_path):
     assert all("mean nothing" in line for line in protocol.lines(report))
 
 
+def test_enough_samples_are_not_remarked(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "FEW", 21)
+    assert not any("biased" in remark for remark in run(tmp_path)["remarks"])
+
+
+def test_frames_per_second_of_files_are_reported(tmp_path):
+    rates = np.where(np.arange(30) < 4, 8.0, 25.0)
+    labels = [f"video {n}" for n in range(30)]
+    real = clips.Clips({}, labels, lambda n: clips.Clip(REAL[n], rates[n]))
+    fake = clips.Clips(dict(name="test"), labels, lambda n: clips.Clip(FAKE[n % 21], 12.5))
+    view = clips.View(size=8, fps=12.0)
+    folders = (tmp_path / "out", tmp_path / "statistics")
+    report = protocol.run(
+        ucf101.PROTOCOL, stand_ins(BOTH), fake, real, *folders, view, progress=SILENT
+    )
+    assert report["real"]["frames_per_second"] == dict(lowest=8, median=25, highest=25)
+    assert report["generated"]["frames_per_second"] == dict(lowest=12.5, median=12.5, highest=12.5)
+    assert any("4 real videos have fewer frames per second" in r for r in report["remarks"])
+    assert report["choices"]["real_frames_per_second"] == 12.0
+
+
 def test_short_real_videos_are_left_out_and_counted(tmp_path):
-    real = [None if n in (3, 29) else REAL[n] for n in range(30)]
+    real = [f"video {n} is too short" if n in (3, 29) else REAL[n] for n in range(30)]
     report = run(tmp_path, real=real)
-    assert report["real"]["too_short_or_damaged"] == 2
-    kept = [n for n in range(30) if real[n] is not None]
+    assert report["real"]["left_out"] == ["video 3 is too short", "video 29 is too short"]
+    assert "2 real videos were left out, the first being video 3" in " ".join(report["remarks"])
+    assert report["real"]["count"] == 28
+    kept = [n for n in range(30) if n not in (3, 29)]
     fake, real = (features("i3d", x)["logits"] for x in (FAKE, REAL[kept]))
     assert values(report)["FVD"] == pytest.approx(slow_frechet(fake, real, 1), rel=1e-4)
 
@@ -289,15 +363,61 @@ def test_a_folder_of_anyones_videos_is_read(tmp_path):
     media.write_image(tmp_path / "a.png", FAKE[0][0])  # mav's sheets lie beside videos
     found = clips.of_folder(tmp_path, VIEW)
     assert found.labels == ["prompt 1", "a caption", "prompt 2"]
-    np.testing.assert_array_equal(found.read(1), FAKE[0])
-    np.testing.assert_array_equal(found.read(2), FAKE[2])
-    assert found.read(0).shape == (16, 8, 8, 3)
+    np.testing.assert_array_equal(found.read(1).frames, FAKE[0])
+    np.testing.assert_array_equal(found.read(2).frames, FAKE[2])
+    assert found.read(0).frames.shape == (16, 8, 8, 3)
+    assert [found.read(n).fps for n in range(3)] == [8, None, None]
 
     (tmp_path / "captions.csv").write_text("file,caption\nc,one\nb.npz,two\n")
     found = clips.of_folder(tmp_path, VIEW)
     assert found.labels == ["one", "two"]
-    np.testing.assert_array_equal(found.read(0), FAKE[2])
+    np.testing.assert_array_equal(found.read(0).frames, FAKE[2])
     assert found.facts != clips.of_folder(tmp_path, VIEW).chosen(1).facts
+    assert in_memory(FAKE).chosen(4).labels == ["video 0", "video 5", "video 10", "video 15"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("captions.csv", b"file,caption\na.npz,caf\xe9\n", "captions.csv is no CSV in UTF-8"),
+        ("a.txt", b"caf\xe9", "a.txt is no text in UTF-8"),
+        ("captions.csv", b"file,caption\nempty,one\n", "empty holds no pictures"),
+    ],
+)
+def test_bad_captions_get_a_line_that_names_the_file(tmp_path, name, content, message):
+    media.write(tmp_path / "a.npz", FAKE[0], 8)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        clips.of_folder(tmp_path, VIEW).read(0)
+
+
+def test_captions_that_excel_saves_are_read(tmp_path):
+    media.write(tmp_path / "a.npz", FAKE[0], 8)
+    (tmp_path / "captions.csv").write_text("file,caption\na.npz,a café\n", encoding="utf-8-sig")
+    assert clips.of_folder(tmp_path, VIEW).labels == ["a café"]
+
+
+def test_a_disk_that_fails_once_costs_no_video_and_one_that_fails_stops(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    media.write(path, FAKE[0], 8)
+    found = clips.of_files([path], [None], VIEW, {}, strict=False)
+    read, failures = media.read, [OSError(errno.EIO, "Input/output error", str(path))]
+
+    def failing(*arguments, **options):
+        if failures:
+            raise ValueError("cannot be read") from failures.pop()
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(media, "read", failing)
+    assert found.read(0).frames.shape == (16, 8, 8, 3)
+    failures[:] = [OSError()] * 2
+    with pytest.raises(clips.LeftOutError, match="cannot be read"):  # the file can, so it is bad
+        found.read(0)
+    failures[:] = [OSError()]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        found.read(0)
 
 
 @pytest.mark.parametrize(
@@ -373,8 +493,9 @@ def ucf101_folder(tmp_path_factory):
 def test_real_clips_of_ucf101_are_those_of_the_split(ucf101_folder):
     found = ucf101.real(ucf101_folder, "train", VIEW)
     assert found.labels == ["Tai Chi", "Yo Yo", "Yo Yo"]
-    assert found.read(0).shape == (16, 8, 8, 3)
-    assert found.read(2) is None  # too short
+    assert found.read(0).frames.shape == (16, 8, 8, 3)
+    with pytest.raises(clips.LeftOutError, match=r"g09_c01\.avi is too short: 15 frames"):
+        found.read(2)
     assert len(ucf101.real(ucf101_folder, "test", VIEW)) == 1
     assert len(ucf101.real(ucf101_folder, "all", VIEW)) == 4
 
@@ -406,7 +527,17 @@ def test_captions_of_msrvtt_are_those_of_the_split_test(msrvtt_json):
     assert msrvtt.prompts(msrvtt_json, 2) == wanted[::2]
     found = msrvtt.real(msrvtt_json, None, VIEW)
     assert found.labels == ["video7", "video3"]
-    assert found.read(1).shape == (16, 8, 8, 3)
+    assert found.read(1).frames.shape == (16, 8, 8, 3)
+
+
+def test_sound_beside_a_video_does_not_take_its_place(msrvtt_json, tmp_path):
+    shutil.copytree(msrvtt_json.parent, tmp_path / "data")
+    (tmp_path / "data" / "video7.wav").write_bytes(b"RIFF")
+    found = msrvtt.real(tmp_path / "data" / "test.json", None, VIEW)
+    assert found.read(0).frames.shape == (16, 8, 8, 3)
+    shutil.copy(tmp_path / "data" / "video7.mp4", tmp_path / "data" / "video7.webm")
+    with pytest.raises(ValueError, match=r"video7 \(several files: video7.mp4, video7.webm\)"):
+        msrvtt.real(tmp_path / "data" / "test.json", None, VIEW)
 
 
 # The command.
@@ -454,6 +585,47 @@ def test_a_cascade_is_rehearsed(folder, here, ucf101_folder, capsys):
     np.testing.assert_allclose(kept[2], wanted, rtol=1e-5)
 
 
+def test_samples_of_a_cascade_that_changed_are_not_taken_for_its_own(
+    folder, here, ucf101_folder, capsys
+):
+    changed = here / "changed"
+    shutil.copytree(folder, changed)
+    asked = ["--protocol", "ucf101", "--real", ucf101_folder, *FILES, "--rehearsal"]
+    asked += ["--cascade", changed, "--size", 8, "--steps", "decoder=1"]
+    assert evaluate(*asked) == 0
+    for name in ("decoder/params.safetensors", "decoder/config.json", "tokenizer.json"):
+        content = bytearray((changed / name).read_bytes())
+        before = bytes(content)
+        at = len(content) // 2 if name.endswith("safetensors") else len(content)
+        content[at : at + 1] = bytes([content[at] ^ 1]) if at < len(content) else b"\n"
+        (changed / name).write_bytes(content)
+        assert "clips.checksum=" in refused(capsys, *asked), name
+        (changed / name).write_bytes(before)
+    assert "clips.dtype='float32'" in refused(capsys, *asked, "--dtype", "bfloat16")
+
+
+def test_machines_without_a_common_cache_finish_together(here, ucf101_folder, monkeypatch):
+    (here / "made").mkdir()
+    for n in range(12):
+        media.write(here / "made" / f"{n:02d}.npz", FAKE[n], 8)
+    asked = ["--protocol", "ucf101", "--real", ucf101_folder, "--videos", "made", *FILES]
+    asked += ["--size", 8, "--num_processes", 2]
+    for process in range(2):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here / f"cache{process}"))
+        assert evaluate(*asked, "--process_id", process) == 0
+    assert (here / "out" / "report.json").is_file()
+
+
+def test_statistics_and_captions_stand_for_the_videos(folder, here, msrvtt_json, capsys):
+    asked = ["--protocol", "msrvtt", "--cascade", folder, "--inception", "i", "--clip", "c"]
+    asked += ["--size", 8, "--steps", "decoder=1", "--num_prompts", 2, "--statistics", "kept"]
+    assert evaluate(*asked, "--real", msrvtt_json) == 0
+    shutil.rmtree(here / "out")
+    shutil.copy(msrvtt_json, here / "captions.json")  # no videos beside it
+    assert evaluate(*asked, "--captions", "captions.json") == 0
+    assert "by --captions" in refused(capsys, *asked)
+
+
 def test_msrvtt_from_the_command_line(here, msrvtt_json, capsys):
     for n in range(4):
         facts = dict(prompt="a red ball over a green meadow")
@@ -491,6 +663,12 @@ FILES = ["--i3d", "i", "--c3d", "c"]
         ([*FILES, "--videos", "v", "--num_prompts", "1"], "num_prompts=1 must be at least 2"),
         ([*FILES, "--videos", "v", "--fid_frames", "2"], "fid_frames='2' is unknown"),
         ([*FILES, "--videos", "v", "--process_id", "1"], "process_id=1 of num_processes=1"),
+        ([*FILES, "--videos", "v", "--steps", "3"], "--steps belongs to --cascade"),
+        ([*FILES, "--videos", "v", "--dtype", "bfloat16"], "--dtype belongs to --cascade"),
+        ([*FILES, "--videos", "v", "--real_split", "test"], "--real_split belongs to --real"),
+        ([*FILES, "--videos", "v", "--real", "u", "--media", "m"], "--media does not belong to"),
+        ([*FILES, "--videos", "v", "--real_fps", "inf"], "real_fps=inf must be above 0 and finite"),
+        ([*FILES, "--videos", "v", "--real_fps", "nan"], "real_fps=nan must be above 0 and finite"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(here, capsys, arguments, message):
@@ -502,11 +680,12 @@ def test_the_cutout_protocol_is_asked_as_before(here, monkeypatch):
     asked = []
     monkeypatch.setattr(mav.cascade, "load", lambda name: name)
     monkeypatch.setattr(cutout, "run", lambda *given, **options: asked.append((given, options)))
+    monkeypatch.setattr(mav.cascade, "checksum", lambda name: f"of {name}")
     assert evaluate("--protocol", "cutout", "--steps", "decoder=3") == 0
     assert evaluate("--protocol", "cutout", "--cascade", "c", "--size", 256, "--frames", 16) == 0
     assert asked == [
-        (("cutout", "out"), dict(seed=0, steps=dict(decoder=3))),
-        (("c", "out"), dict(seed=0, size=256, frames=16)),
+        (("cutout", "out"), dict(checksum="of cutout", steps=dict(decoder=3))),
+        (("c", "out"), dict(checksum="of c", size=256, frames=16)),
     ]
 
 
@@ -520,7 +699,7 @@ def test_bad_folders_get_one_line_and_status_2(here, capsys, ucf101_folder, msrv
     media.write(here / "v" / "b.npz", FAKE[0][:15], 8)
     asked = ["--real", ucf101_folder, "--videos", "v", "--size", 8]
     assert evaluate("--protocol", "ucf101", *FILES, *asked) == 2  # after bars
-    assert "v/b.npz is too short; the view takes 16 frames" in capsys.readouterr().err
+    assert "v/b.npz is too short: 15 frames; the view takes 16" in capsys.readouterr().err
     assert "3 videos are asked for; there are 2" in ucf101_of(*asked, "--num_prompts", 3)
     assert "real_split='x' is unknown" in ucf101_of(*asked, "--real_split", "x")
     assert "s/ucf101-i3d holds no statistics" in ucf101_of("--videos", "v", "--statistics", "s")

@@ -2,14 +2,17 @@
 
 import argparse
 import pathlib
+import sys
+from collections.abc import Iterable
 
 from mav import cascade as cascade_lib
 from mav import sharding
-from mav.commands import cache_home, given, tables
+from mav.commands import TABLES, cache_home, given, tables
 
 PAPERS = (  # the options of `_add_papers`
-    "videos", "fps", "real", "media", "real_split", "real_fps", "which", "fid_frames", "statistics",
-    "i3d", "c3d", "inception", "clip", "rehearsal", "dtype", "mesh", "num_processes", "process_id",
+    "videos", "fps", "real", "captions", "media", "real_split", "real_fps", "which", "fid_frames",
+    "statistics", "i3d", "c3d", "inception", "clip", "rehearsal", "dtype", "mesh", "num_processes",
+    "process_id",
 )  # fmt: skip
 
 
@@ -20,12 +23,18 @@ def run(options: argparse.Namespace) -> None:
         return
     from mav.evaluate import cutout
 
-    for name in PAPERS:
-        if getattr(options, name) not in (None, False):
-            raise ValueError(f"--{name} belongs to the protocols ucf101 and msrvtt, not to cutout.")
-    cascade = cascade_lib.load(options.cascade or "cutout")
-    asked = given(options, "num_prompts", "size", "frames", "clips")
-    cutout.run(cascade, options.out, seed=options.seed, **asked, **tables(options))
+    _refuse(options, PAPERS, "belongs to the protocols ucf101 and msrvtt, not to cutout")
+    named = options.cascade or "cutout"
+    cascade, checksum = cascade_lib.load(named), cascade_lib.checksum(named)
+    asked = given(options, "num_prompts", "size", "frames", "seed", "clips")
+    cutout.run(cascade, options.out, checksum=checksum, **asked, **tables(options))
+
+
+def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raises ValueError if one of these was given."""
+    for name in names:
+        if getattr(options, name) not in (None, False, []):
+            raise ValueError(f"--{name} {why}.")
 
 
 def _evaluate_papers(options: argparse.Namespace) -> None:
@@ -49,6 +58,13 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
     how.check()
     if (options.cascade is None) == (options.videos is None):
         raise ValueError("name what is measured: either --cascade or --videos.")
+    if options.videos is not None:
+        names = ("fps", "dtype", "seed", "captions", *TABLES)
+        _refuse(options, names, "belongs to --cascade, not to --videos")
+    if options.real is None:
+        _refuse(options, ("media", "real_split"), "belongs to --real, which is not given")
+    others = ("media", "captions") if of_ucf101 else ("real_split",)
+    _refuse(options, others, f"does not belong to {chosen.name}")
     num = protocol.REHEARSAL if options.rehearsal else options.num_prompts
     if num is not None and num < 2:
         raise ValueError(f"num_prompts={num} must be at least 2.")
@@ -63,9 +79,11 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
     elif options.statistics is None:
         raise ValueError("name the real videos by --real, or --statistics of them.")
     statistics = options.statistics
+    below_out = pathlib.Path(options.out) / "features" / "real"
     if real is not None and options.rehearsal:
-        real = real.chosen(min(num, len(real)))
-        statistics = pathlib.Path(options.out) / "features" / "real"
+        real, statistics = real.chosen(min(num, len(real))), below_out
+    elif how.processes > 1:  # whose machines need not have a cache in common
+        statistics = statistics or below_out
 
     if options.videos is not None:
         generated = clips.of_folder(options.videos, view)
@@ -74,19 +92,17 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
     else:
         if of_ucf101:
             prompts = ucf101.prompts(chosen.samples if num is None else num)
-        elif options.real is None:
-            raise ValueError("name test_videodatainfo.json, which has the captions, by --real.")
+        elif options.captions is None and options.real is None:
+            raise ValueError("name test_videodatainfo.json, which has the captions, by --captions.")
         else:
-            prompts = msrvtt.prompts(options.real, num)
+            prompts = msrvtt.prompts(options.captions or options.real, num)
         cascade = cascade_lib.load(options.cascade, options.dtype or "float32", mesh)
-        files = sorted(pathlib.Path(cascade_lib.resolve(options.cascade)).rglob("*.safetensors"))
         settings = given(options, "fps") | tables(options)
         if options.rehearsal:  # the sooner it is over, the better
             few = dict.fromkeys(cascade.settings.steps, protocol.REHEARSAL_STEPS)
             settings["steps"] = few | settings.get("steps", {})
-        generated = clips.of_cascade(
-            cascade, clips.fingerprint(files), prompts, view, options.seed, settings
-        )
+        checksum, seed = cascade_lib.checksum(options.cascade), options.seed or 0
+        generated = clips.of_cascade(cascade, checksum, prompts, view, seed, settings)
 
     report = protocol.run(
         chosen,
@@ -102,6 +118,8 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
     if report is None:
         print("other processes are not done; the last one writes the report, or this command again")
         return
+    for reason in report["real"]["left_out"]:
+        print(f"warning: left out: {reason}", file=sys.stderr)
     for line in protocol.lines(report):
         print(line)
     for name in ("report.md", "report.json", "sheet.png"):

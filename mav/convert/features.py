@@ -66,7 +66,7 @@ def run(
     layout = choose(name, found, wanted)
     flat = fit(found, layout, wanted, source) | given
 
-    digest = features.checksum(source)
+    digest = params_lib.checksum(source)
     release = features.PUBLISHED[name].get(digest)
     header = {k: (np.dtype(np.float32), shape) for k, shape in shapes.items()}
     about = dict(made_by=f"mav convert {name}", source_sha256=digest)

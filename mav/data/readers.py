@@ -599,14 +599,19 @@ def _msrvtt_shards(source: Source) -> list[Shard]:
 def _read_msrvtt(source: Source, shard: Shard) -> Iterator[Record | Skipped]:
     videos, captions = msrvtt(source.root / shard.name)
     urls = {video["video_id"]: video.get("url") for video in videos}
-    files = {path.stem: path for path in sorted(source.media.rglob("video*.*"))}
+    files: dict[str, list[pathlib.Path]] = {}
+    for path in sorted(source.media.rglob("video*.*")):
+        if path.suffix.lower() in SUFFIXES["videos"]:  # sound may lie beside them
+            files.setdefault(path.stem, []).append(path)
     for key in shard.files:
         origin = dict(file=shard.name, url=urls[key])
-        if key not in files:
-            yield Skipped(key, origin, "missing file", f"{key}.mp4")
+        named = files.get(key, [])
+        if len(named) != 1:
+            reason = "several files" if named else "missing file"
+            yield Skipped(key, origin, reason, ", ".join(p.name for p in named) or f"{key}.mp4")
             continue
-        origin["media"] = files[key].relative_to(source.media).as_posix()
-        yield Record(key, origin, files[key], (captions[key] or [None])[0])
+        origin["media"] = named[0].relative_to(source.media).as_posix()
+        yield Record(key, origin, named[0], (captions[key] or [None])[0])
 
 
 # What they share.

@@ -106,7 +106,10 @@ def _look(network, params, frames):
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A trained classifier. card: config, seed, steps and measured accuracy, from beside it."""
+    """A trained classifier.
+
+    card: config, seed, steps and measured accuracy, from beside it, and its file's sha256.
+    """
 
     network: Classifier
     params: params_lib.Params
@@ -132,6 +135,7 @@ def load(path: str | os.PathLike = SHIPPED) -> Judge:
             raise ValueError(f"{path} knows other {name}s than mav.data.cutout; train it anew.")
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
     network = Classifier(**config)
+    card["sha256"] = params_lib.checksum(path)
     return Judge(network, jax.device_put(params_lib.load(path, _shapes(network))), card)
 
 

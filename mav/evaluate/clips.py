@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -38,8 +40,10 @@ class View:
         """Raises ValueError for impossible values."""
         if self.frames < 1 or self.size < 1:
             raise ValueError(f"frames={self.frames}, size={self.size} must each be at least 1.")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps={self.fps} must be above 0, or left out for the file's own.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(
+                f"real_fps={self.fps} must be above 0 and finite, or left out for the file's own."
+            )
         if self.which not in ("middle", "first"):
             raise ValueError(f"which={self.which!r} is unknown; choose middle or first.")
 
@@ -54,17 +58,28 @@ class View:
         return media.fit(video[chosen], self.size)
 
 
+class Clip(NamedTuple):
+    """What is measured of a video. fps: frames per second of that, None where unknown."""
+
+    frames: Video
+    fps: float | None
+
+
+class LeftOutError(Exception):
+    """Which real video has no clip, and why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Clips:
     """Clips by number.
 
     facts: what they are, in terms of JSON; the same facts are the same clips. labels: what each
-    shows. read: gives clip n, uint8 [frames, size, size, 3], or None if its video is too short.
+    shows. read: gives clip n, or raises LeftOutError.
     """
 
     facts: Mapping[str, Any]
     labels: Sequence[str | None]
-    read: Callable[[int], Video | None]
+    read: Callable[[int], Clip]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +101,8 @@ def read_video(path: pathlib.Path) -> tuple[Video, float | None]:
     """
     if path.is_dir():
         frames = [media.read_image(file) for file in sorted(path.iterdir()) if _is_picture(file)]
+        if not frames:
+            raise ValueError(f"{path} holds no pictures: .png, .jpg or .jpeg.")
         sizes = {frame.shape[:2] for frame in frames}
         if len(sizes) > 1:
             raise ValueError(f"{path} has frames of several sizes: {sorted(sizes)}.")
@@ -112,18 +129,27 @@ def of_files(
     facts: Mapping[str, Any],
     strict: bool,
 ) -> Clips:
-    """Clips of video files. strict: a short or damaged one is an error, else there is no clip."""
+    """Clips of video files. strict: a short or damaged one is an error, else it is left out."""
 
-    def read(n: int) -> Video | None:
+    def cut(path: pathlib.Path) -> Clip:
+        video, fps = read_video(path)
+        clip = view.cut(video, fps)
+        if clip is None:
+            short = f"{path} is too short: {len(video)} frames; the view takes {view.frames}."
+            raise ValueError(short) if strict else LeftOutError(short)
+        return Clip(clip, fps)
+
+    def read(n: int) -> Clip:
         try:
-            clip = view.cut(*read_video(paths[n]))
+            return cut(paths[n])
         except ValueError:
             if strict:
                 raise
-            return None
-        if clip is None and strict:
-            raise ValueError(f"{paths[n]} is too short; the view takes {view.frames} frames.")
-        return clip
+        try:
+            _read_through(paths[n])  # it may be the disk that fails, and not the video
+            return cut(paths[n])
+        except ValueError as error:
+            raise LeftOutError(str(error)) from error
 
     told = dict(facts, files=len(paths), hash=fingerprint(paths), view=dataclasses.asdict(view))
     return Clips(told, labels, read)
@@ -154,9 +180,28 @@ def of_folder(folder: str | os.PathLike, view: View) -> Clips:
     return of_files(paths, labels, dataclasses.replace(view, fps=None), facts, strict=True)
 
 
+def _read_through(path: pathlib.Path) -> None:
+    """Raises OSError unless the disk gives all bytes."""
+    for file in _files([path]):
+        with open(file, "rb") as opened:
+            while opened.read(2**24):
+                pass
+
+
+def _files(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Files, and those in folders."""
+    files = []
+    for path in paths:
+        files += [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]
+    return files
+
+
 def _listed(table: pathlib.Path) -> tuple[list[pathlib.Path], list[str | None]]:
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:  # Excel's begin with a mark
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} is no CSV in UTF-8 ({error}).") from error
     if not rows or not {"file", "caption"} <= set(rows[0]):
         raise ValueError(f"{table} needs a first line of names, with file and caption, and rows.")
     paths = [table.parent / (row["file"] or "") for row in rows]
@@ -188,7 +233,10 @@ def _is_picture(path: pathlib.Path) -> bool:
 def _caption(path: pathlib.Path) -> str | None:
     beside = path.with_suffix(".txt")
     if beside.is_file():
-        return " ".join(beside.read_text(encoding="utf-8").split()) or None
+        try:
+            return " ".join(beside.read_text(encoding="utf-8").split()) or None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{beside} is no text in UTF-8 ({error}).") from error
     if path.is_dir():
         path = next(file for file in sorted(path.iterdir()) if _is_picture(file))
     prompt = media.read_metadata(path).get("prompt")
@@ -197,7 +245,7 @@ def _caption(path: pathlib.Path) -> str | None:
 
 def of_cascade(
     cascade: cascade_lib.Cascade,
-    weights: str,
+    checksum: str,
     prompts: Sequence[str],
     view: View,
     seed: int,
@@ -205,24 +253,27 @@ def of_cascade(
 ) -> Clips:
     """Videos that a cascade makes when they are asked for: sample n with seed SEEDS * seed + n.
 
-    weights: fingerprint of its files. Raises ValueError for settings that are impossible.
+    checksum: `cascade.checksum` of its files. Raises ValueError for settings that are impossible.
     """
     if len(prompts) > SEEDS:
         raise ValueError(f"{len(prompts)} prompts are too many; seeds have room for {SEEDS}.")
     settings = dict(settings, frames=view.frames, size=view.size)
     checked = cascade.check(settings)
 
-    def read(n: int) -> Video:
+    fps = cascade.output_fps(checked)
+
+    def read(n: int) -> Clip:
         pieces = cascade.stream(prompts[n], SEEDS * seed + n, cascade_lib.silent, **settings)
-        return np.concatenate(list(pieces))
+        return Clip(np.concatenate(list(pieces)), fps)
 
     facts = dict(
         kind="cascade",
         name=cascade.name,
-        weights=weights,
+        checksum=checksum,
+        dtype=jnp.dtype(cascade.stages["decoder"].network.dtype).name,
         prompts=digest(prompts),
         seed=seed,
-        fps=cascade.output_fps(checked),
+        fps=fps,
         settings=dataclasses.asdict(checked),
     )
     return Clips(facts, list(prompts), read)
@@ -235,14 +286,12 @@ def digest(value: Any) -> str:
 
 
 def fingerprint(paths: Iterable[pathlib.Path]) -> str:
-    """SHA-256 of files in order: their names, sizes, and the bytes at both ends.
+    """SHA-256 of videos in order: their names, sizes, and the bytes at both ends.
 
-    Hours of video need not be read whole: the tables of frames that containers keep at one of their
-    ends, and the header and last weights of safetensors, change with all between.
+    Hours of video need not be read whole: the table of frames that a container keeps at one of its
+    ends changes with all between.
     """
-    files = []
-    for path in paths:
-        files += [f for f in sorted(path.iterdir()) if f.is_file()] if path.is_dir() else [path]
+    files = _files(paths)
     found = hashlib.sha256()
     for path in bars.bar(files, desc="files", unit="file", disable=len(files) < 1000):
         size = path.stat().st_size

@@ -11,8 +11,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+import mav
 from mav import cascade as cascade_lib
 from mav import media
 from mav import params as params_lib
@@ -168,12 +170,14 @@ def run(
     clips: int = 20,
     progress: cascade_lib.Progress | None = None,
     judge: classifier.Judge | None = None,
+    checksum: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Measures a cascade; writes report.json, report.md and sheet.png, and returns the report.
 
     clips: by which each stage is measured alone; with 0 none is. progress: None draws bars. judge:
-    None takes the shipped one. settings: further ones of `Cascade.text_to_video`. The same
+    None takes the shipped one. checksum: `cascade.checksum` of the cascade's files, which the
+    report keeps. settings: further ones of `Cascade.text_to_video`. The same
     arguments give the same report. Raises ValueError for impossible settings before the first
     video.
     """
@@ -189,6 +193,8 @@ def run(
     judge, watcher = judge or classifier.load(), video_classifier.load()
     out_dir = pathlib.Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("sheet.png", "report.md", "report.json"):
+        media.check_writable(out_dir / name)
     report_progress = cascade_lib.Bars() if progress is None else progress
 
     bench = cutout_stages.Bench(cascade, judge, asked, seed, settings, report_progress)
@@ -214,7 +220,10 @@ def run(
     report = _rounded(
         dict(
             protocol="cutout",
+            mav=mav.__version__,
             cascade=cascade.name,
+            checksum=checksum,
+            computed_by=f"jax {jax.__version__}, {jax.local_devices()[0].device_kind}",
             settings=dataclasses.asdict(checked),
             fps=fps,
             seed=seed,

@@ -1,10 +1,13 @@
 """The report of the cutout protocol for people, in Markdown."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from mav.evaluate.cutout_measures import SHARES
 from mav.evaluate.video_classifier import FRAMES
+
+JUDGES = ("judge", "watcher")  # classifiers that look at videos
 
 
 def _table(*rows: Sequence[str]) -> str:
@@ -100,6 +103,15 @@ def markdown(report: dict[str, Any]) -> str:
         "clips: "
         + ", ".join(f"{name} {100 * share:.1f} %" for name, share in watcher["test"].items())
         + ".",
+        "## What the numbers depend on",
+        _table(
+            ("fact", "value"),
+            ("cascade, SHA-256 of its files", report["checksum"] or "unknown"),
+            *((f"{name}, SHA-256", report[name].get("sha256", "unknown")) for name in JUDGES),
+            ("settings", json.dumps(settings)),
+            ("mav", report["mav"]),
+            ("computed by", report["computed_by"]),
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

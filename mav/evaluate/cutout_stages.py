@@ -177,8 +177,14 @@ def step(position: Float[np.ndarray, "f 2"]) -> float:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's, of values of which none are equal."""
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
+    """Spearman's; equal values share the mean of their ranks. 0 where all of one are equal."""
+    ranks = []
+    for values in (x, y):
+        ordered = np.sort(values)
+        ends = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
+        ranks.append(np.mean(ends, axis=0))
+    if min(map(np.ptp, ranks)) == 0:
+        return 0.0
     return float(np.corrcoef(*ranks)[0, 1])
 
 

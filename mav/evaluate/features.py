@@ -8,7 +8,6 @@ mav ships none of their weights; `mav convert` makes its files of the released o
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -28,15 +27,13 @@ from mav import sharding, stages, tokenizer
 from mav.convert import torch_layout, unclip
 from mav.evaluate import c3d, i3d, inception, preprocess
 
-# Files whose checksums are known, by what `mav convert` reads: network -> sha256 -> name.
+# Files whose checksums are known, by what `mav convert` reads: network -> sha256 -> name. Whether
+# others, as all of C3D and CLIP, are the published ones mav cannot tell.
 PUBLISHED = dict(
     inception={
         # Of pytorch-fid (pt_...) and of torch-fidelity (weights_...), one file.
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": (
             "inception-2015-12-05-6726825d.pth"
-        ),
-        "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4": (
-            "inception-2015-12-05.pt of StyleGAN2-ADA"
         ),
     },
     i3d={
@@ -101,10 +98,15 @@ class Extractor:
     network: nn.Module
     params: params_lib.Params
     preprocessing: str  # all besides the weights that its numbers depend on, in one line
-    checksum: str  # sha256 of the file of weights
-    published: bool  # whether that was made of a file in PUBLISHED
+    checksum: str  # of its file of weights; of clip, of all files that make it
+    source: str | None = None  # sha256 of what `mav convert` read
     mesh: Mesh | None = None  # whose devices share the work
     words: tokenizer.Tokenizer | None = None  # of clip
+
+    @property
+    def published(self) -> str | None:
+        """The name of the published file that it is made of; None if mav knows no such file."""
+        return PUBLISHED[self.name].get(self.source)
 
     def __call__(
         self, videos: UInt8[np.ndarray, "b f h w 3"]
@@ -213,40 +215,38 @@ def _load_converted(name: str, path: pathlib.Path) -> Extractor:
     with safetensors.safe_open(path, framework="numpy") as file:
         source = (file.metadata() or {}).get("source_sha256")
     kind = KINDS[name]
-    return Extractor(
-        name,
-        kind.network,
-        params,
-        kind.preprocessing,
-        checksum(path),
-        source in PUBLISHED[name],
-    )
+    checksum = params_lib.checksum(path)
+    return Extractor(name, kind.network, params, kind.preprocessing, checksum, source)
 
 
 def _load_clip(path: pathlib.Path) -> Extractor:
     """Both towers, of transformers' folder or of a cascade's."""
     if params_lib.read_json(path / "config.json").get("stage") == "clip":
         stage = stages.build(params_lib.read_json(path / "config.json"))
-        weights = path / "params.safetensors"
-        params = params_lib.load(weights, stages.param_shapes(stage))
+        params = params_lib.load(path / "params.safetensors", stages.param_shapes(stage))
         words = tokenizer.Tokenizer.load(path.parent / "tokenizer.json", stage.network.max_tokens)
+        files = [path / "config.json", path / "params.safetensors", path.parent / "tokenizer.json"]
     else:
-        stage, params, weights, words = _read_clip(path)
+        stage, params, words = _read_clip(path)
+        # Byte pairs and activation change features as much as weights do.
+        suffixes = (".safetensors", ".json", ".txt")
+        files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
     network = stage.network.clone(normalized=False)
     if network.image_size is None:
         raise ValueError(f"{path} has no image tower; clip needs both.")
     size, numbers = network.image_size, lambda x: " ".join(f"{n:g}" for n in x)
     preprocessing = (
         f"Pillow bicubic of the shorter side to {size}, the square in the middle, RGB in 0..1, "
-        f"mean {numbers(network.image_mean)}, deviation {numbers(network.image_std)}"
+        f"mean {numbers(network.image_mean)}, deviation {numbers(network.image_std)}; patches of "
+        f"{network.patch}, {network.image_depth} blocks of {network.image_width} features, "
+        f"{network.activation}"
     )
-    found = checksum(weights)
-    published = found in PUBLISHED["clip"]
-    return Extractor("clip", network, params, preprocessing, found, published, words=words)
+    checksum = params_lib.checksum(*files)
+    return Extractor("clip", network, params, preprocessing, checksum, words=words)
 
 
 def _read_clip(path: pathlib.Path):
-    """Stage, parameters, file of weights and tokenizer of a folder as transformers saves it."""
+    """Stage, parameters and tokenizer of a folder as transformers saves it."""
     text = torch_layout.Component(path, ("text_model.", "text_projection."))
     if "text_config" not in text.config:
         raise ValueError(f"{path} is no whole CLIP; its config.json has no text_config.")
@@ -259,10 +259,4 @@ def _read_clip(path: pathlib.Path):
     torch_layout.check(source.sources, read)
     flat = {name: torch_layout.read(source.sources, name).astype(np.float32) for name in read}
     words = tokenizer.Tokenizer(bpe, stage.network.max_tokens, padding=0)
-    return stage, params_lib.unflatten(flat | source.constants), text.files[0], words
-
-
-def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return stage, params_lib.unflatten(flat | source.constants), words

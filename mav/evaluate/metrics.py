@@ -102,32 +102,64 @@ def gaussian(x: Features, y: Features) -> Float64[np.ndarray, "m n"]:
     return np.exp(-np.maximum(squares, 0) / (2 * SIGMA**2))
 
 
-def mmd(x: Features, y: Features, kernel: Kernel, unbiased: bool) -> float:
-    """Squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3; biased: Eq. 5)."""
+def mmd(
+    x: Features, y: Features, kernel: Kernel, unbiased: bool, groups: int = 1
+) -> tuple[float, float | None]:
+    """Squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3; biased: Eq. 5), and its error.
+
+    groups: of neighbours in x. Its standard error over x is the jackknife's, of the values without
+    one of them each (Efron & Stein 1981); None of fewer than two.
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-
-    def mean(a, b, same: bool) -> float:
-        total = 0.0
-        for start in range(0, len(a), ROWS):
-            block = kernel(a[start : start + ROWS], b)
-            total += block.sum()
-            if same:
-                total -= np.trace(block[:, start:])
-        return total / (len(a) * (len(b) - 1 if same else len(b)))
-
     if unbiased and min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased MMD needs two samples a side; found {len(x)}, {len(y)}.")
-    return float(mean(x, x, unbiased) + mean(y, y, unbiased) - 2 * mean(x, y, False))
+    starts = np.arange(groups) * len(x) // groups
+    group = np.repeat(np.arange(groups), np.diff([*starts, len(x)]))
+
+    def sums(a, b, by=None):
+        """By rows; of pairs that share a group; without those of a sample and itself."""
+        rows, shared = np.empty(len(a)), np.zeros(groups)
+        for start in range(0, len(a), ROWS):
+            block = kernel(a[start : start + ROWS], b)
+            here = np.arange(len(block))
+            if a is b and unbiased:
+                block[here, start + here] = 0
+            rows[start : start + ROWS] = block.sum(1)
+            if by is not None:
+                own = np.add.reduceat(block, starts, axis=1)[here, by[start : start + ROWS]]
+                shared += np.bincount(by[start : start + ROWS], own, groups)
+        return rows, shared
+
+    within, shared = sums(x, x, group)
+    across, _ = sums(x, y)
+    pairs = lambda n: n * (n - 1 if unbiased else n)
+    real = sums(y, y)[0].sum() / pairs(len(y))
+    mean = lambda n, own, other: own / pairs(n) + real - 2 * other / (n * len(y))
+    value = float(mean(len(x), within.sum(), across.sum()))
+    sizes = np.bincount(group, minlength=groups)
+    if groups < 2 or (len(x) - sizes < 2).any():
+        return value, None
+    of_group = lambda rows: np.bincount(group, rows, groups)
+    without = mean(
+        len(x) - sizes,
+        within.sum() - 2 * of_group(within) + shared,
+        across.sum() - of_group(across),
+    )
+    return value, float(np.sqrt((groups - 1) * without.var()))
 
 
-def kernel_distance(x: Features, y: Features) -> float:
-    """KID or KVD, by the features: unbiased, so that it may be below 0."""
-    return mmd(x, y, polynomial, unbiased=True)
+def kernel_distance(x: Features, y: Features, groups: int = 1) -> tuple[float, float | None]:
+    """KID or KVD, by the features, and its error: unbiased, so that it may be below 0."""
+    return mmd(x, y, polynomial, True, groups)
 
 
-def cmmd(x: Features, y: Features) -> float:
-    """Of CLIP's image embeddings, which are brought to length 1; biased as its authors have it."""
-    return SCALE * mmd(unit(x), unit(y), gaussian, unbiased=False)
+def cmmd(x: Features, y: Features, groups: int = 1) -> tuple[float, float | None]:
+    """Of CLIP's image embeddings, and its error.
+
+    They are brought to length 1; biased as its authors have it.
+    """
+    value, error = mmd(unit(x), unit(y), gaussian, False, groups)
+    return SCALE * value, None if error is None else SCALE * error
 
 
 def unit(x: Float[np.ndarray, "... d"]) -> Float64[np.ndarray, "... d"]:

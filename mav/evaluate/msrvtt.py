@@ -10,7 +10,9 @@ import pathlib
 from mav.data import readers
 from mav.evaluate import clips, protocol
 
-PROTOCOL = protocol.Protocol("msrvtt", "MSR-VTT", needs=("inception", "clip"), samples=59_794)
+PROTOCOL = protocol.Protocol(
+    "msrvtt", "MSR-VTT", needs=("inception", "clip"), samples=59_794, together=20
+)
 
 
 def captions(path: str | os.PathLike) -> list[str]:
@@ -55,11 +57,12 @@ def real(
     source = readers.open_source("videos", path, format="msrvtt", media=media)
     records = [record for shard in source.shards() for record in source.read(shard)]
     found = {one.key: one for one in records if isinstance(one, readers.Record)}
-    missing = [name for name in wanted if name not in found]
+    missing = [one for one in records if one.key in wanted and one.key not in found]
     if missing and (not partial or len(missing) == len(wanted)):
         raise ValueError(
             f"{source.media} lacks {len(missing)} of the {len(wanted)} videos of the split test, "
-            f"the first being {missing[0]}; name their folder by --media."
+            f"the first being {missing[0].key} ({missing[0].reason}: {missing[0].detail}); name "
+            "their folder by --media."
         )
     names = [name for name in wanted if name in found]
     facts = dict(kind="MSR-VTT", split="test")

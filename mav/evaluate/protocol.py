@@ -5,6 +5,7 @@ that was stopped goes on where it was, and several processes share the work. Who
 there at its end computes the measures and writes the report.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,8 +13,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 import mav
 from mav import cascade as cascade_lib
@@ -29,7 +31,7 @@ OUTPUTS = dict(i3d="logits", c3d="logits", inception="pool", clip="embedding")  
 AGAINST_REAL = ("i3d", "inception", "clip")  # networks that look at real clips too
 C3D_FRAMES, I3D_FRAMES = 16, 9  # what networks take: just so many, and at least so many
 REPEATS, REHEARSAL_REPEATS = 100, 0  # of the bootstrap
-GROUPS = 32  # of clips, which the bootstrap of a Frechet distance draws: not one by one, for speed
+GROUPS = 32  # of clips, which bootstrap and jackknife of distances take: not one by one, for speed
 MOST = 10_000  # features that a kernel distance takes, evenly spaced
 SPLITS = 10  # of the other Inception Score
 REHEARSAL, REHEARSAL_STEPS = 10, 2  # videos, and steps of each stage of a cascade
@@ -43,12 +45,14 @@ class Protocol:
     """A data set with the measures that papers report on it.
 
     needs: networks without which it is not this protocol. samples: how many videos it asks for.
+    together: neighbouring samples that tell of each other, as those of captions of one video.
     """
 
     name: str
     title: str
     needs: tuple[str, ...]
     samples: int
+    together: int = 1
 
 
 def check(protocol: Protocol, given: Mapping[str, Any], view: clips_lib.View) -> None:
@@ -130,6 +134,8 @@ def run(
     check(protocol, extractors, view)
     report_progress = cascade_lib.Bars() if progress is None else progress
     out = pathlib.Path(out)
+    if out.exists():  # else making its folders will tell
+        media.check_writable(out / "report.json")
     if len(generated) < 2:
         raise ValueError(f"{len(generated)} videos are too few; measures are of 2 or more.")
     if "clip" in protocol.needs:
@@ -172,6 +178,7 @@ def _real_store(protocol, name, facts, real, folder, view, keyed) -> store.Store
         return store.open_finished(folder, dict(facts, view=dataclasses.asdict(view)))
     facts = dict(facts, view=dataclasses.asdict(view), clips=dict(real.facts))
     if keyed:
+        facts["format"] = store.FORMAT
         folder = folder.with_name(f"{folder.name}-{clips_lib.digest(facts)[:16]}")
     return store.open_store(folder, facts, len(real))
 
@@ -186,19 +193,24 @@ def _extract(title, clips, extractors, stores, options, progress, out=None) -> N
     any_store = next(iter(stores.values()))
     total, done = sum(len(any_store.rows(part)) for part in parts), 0
     for part in parts:
-        index, videos = [], []
+        index, videos, rates, left_out = [], [], [], []
         for n in any_store.rows(part):
             progress(title, done, total)
             done += 1
-            video = clips.read(n)
-            if video is not None:
-                index.append(n)
-                videos.append(video)
-                if out is not None and n < SHEET:
-                    _keep_strip(out, n, video)
+            try:
+                video, fps = clips.read(n)
+            except clips_lib.LeftOutError as reason:
+                left_out.append(str(reason))
+                continue
+            index.append(n)
+            videos.append(video)
+            rates.append(np.nan if fps is None else fps)
+            if out is not None and n < SHEET:
+                _keep_strip(out, n, video)
         for name, kept in stores.items():
             if part in missing[name]:
-                kept.write(part, index, _features(name, extractors[name], videos, options))
+                found = _features(name, extractors[name], videos, options)
+                kept.write(part, index, found, rates, left_out)
     progress(title, total, total)
 
 
@@ -226,16 +238,29 @@ class Measure:
     note: str
 
 
-def _measures(extractors, ours, theirs, labels, options) -> list[Measure]:
+def places(total: int, together: int) -> Int[np.ndarray, "total"]:
+    """Of each clip its place in a random order, in which so many neighbours stay together.
+
+    What is measured of a part of the clips should not depend on how their files are named.
+    """
+    blocks = np.random.default_rng(0).permutation(-(-total // together))
+    order = np.argsort(blocks[np.arange(total) // together], kind="stable")
+    found = np.empty(total, int)
+    found[order] = np.arange(total)
+    return found
+
+
+def _measures(protocol, extractors, ours, theirs, labels, options) -> list[Measure]:
     repeats = REHEARSAL_REPEATS if options.rehearsal else REPEATS
+    place = places(len(labels), protocol.together)
     found = []
 
     def add(name, value, error, better, note):
         found.append(Measure(name, value, error, better, note))
 
     def distances(network, frechet, kernel, of):
-        groups = _moments(ours[network], GROUPS)
-        (real,) = _moments(theirs[network], 1)
+        groups = _moments(ours[network], place * min(GROUPS, len(place)) // len(place))
+        (real,) = _moments(theirs[network], np.zeros(theirs[network].total, int))
         everything = metrics.merge(groups)
         distance = metrics.frechet_to(real)
         error = metrics.bootstrap_error(
@@ -247,12 +272,19 @@ def _measures(extractors, ours, theirs, labels, options) -> list[Measure]:
         add(frechet, distance(everything), error, "lower", f"{counts}; covariances by n - 1")
         value = metrics.frechet(everything, real, ddof=0)
         add(f"{frechet}, covariances by n", value, None, "lower", counts)
-        add(kernel, *_kernel(metrics.kernel_distance, ours[network], theirs[network], of))
+        kernels(kernel, metrics.kernel_distance, network, of)
+
+    def kernels(name, distance, network, of):
+        x, y = _thinned(ours[network], place), _thinned(theirs[network])
+        groups = 1 if options.rehearsal else min(GROUPS, len(x))
+        note = f"{len(x):,} generated, {len(y):,} real {of}"
+        add(name, *distance(x, y, groups), "lower", note)
 
     if "i3d" in extractors:
         distances("i3d", "FVD", "KVD", "clips")
     if "c3d" in extractors:
-        _, logits = ours["c3d"].all()
+        index, logits = ours["c3d"].all()
+        logits = logits[np.argsort(place[index])]
         value, _ = metrics.inception_score(logits)
         score = lambda chosen: metrics.inception_score(logits[chosen])[0]
         error = metrics.bootstrap_error(score, len(logits), repeats)
@@ -264,21 +296,18 @@ def _measures(extractors, ours, theirs, labels, options) -> list[Measure]:
     if "inception" in extractors:
         distances("inception", "FID", "KID", "frames")
     if "clip" in extractors and all(labels):
-        index, images = ours["clip"].all()
-        texts = extractors["clip"].embed_texts([labels[n] for n in index])
-        values = metrics.clipsim(images, texts)
-        error = None
-        if len(values) > 1:
-            error = float(values.std(ddof=1) / np.sqrt(len(values)))
-        note = f"{len(values):,} clips, {images.shape[1]} frames each"
-        add("CLIPSIM", float(values.mean()), error, "higher", note)
+        texts = extractors["clip"].embed_texts(labels)
+        parts = [metrics.clipsim(images, texts[index]) for index, images in ours["clip"].read()]
+        values = np.concatenate(parts)
+        error = float(values.std(ddof=1) / np.sqrt(len(values)))
+        add("CLIPSIM", float(values.mean()), error, "higher", f"{len(values):,} clips")
     if "clip" in extractors:
-        add("CMMD", *_kernel(metrics.cmmd, ours["clip"], theirs["clip"], "frames"))
+        kernels("CMMD", metrics.cmmd, "clip", "frames; its authors take ViT-L/14@336px")
     return found
 
 
-def _moments(kept: store.Store, num_groups: int) -> list[metrics.Moments]:
-    """Moments of all features, in groups of neighbouring clips; frames count one by one."""
+def _moments(kept: store.Store, of_clip: Int[np.ndarray, "total"]) -> list[metrics.Moments]:
+    """Moments of all features, by the group of each clip; frames count one by one."""
     groups: dict[int, metrics.Moments] = {}
     waiting: dict[int, list[np.ndarray]] = {}
 
@@ -286,10 +315,9 @@ def _moments(kept: store.Store, num_groups: int) -> list[metrics.Moments]:
         found = metrics.Moments.of(np.concatenate(waiting.pop(group)))
         groups[group] = groups[group].merged(found) if group in groups else found
 
-    num_groups = min(num_groups, kept.total)
     for index, features in kept.read():
         for n, one in zip(index, features, strict=True):
-            group = int(n) * num_groups // kept.total
+            group = int(of_clip[n])
             waiting.setdefault(group, []).append(one.reshape(-1, one.shape[-1]))
             # Many rows at once are one product of matrices.
             if len(waiting[group]) >= 256:
@@ -301,21 +329,21 @@ def _moments(kept: store.Store, num_groups: int) -> list[metrics.Moments]:
     return [groups[group] for group in sorted(groups)]
 
 
-def _kernel(distance, ours: store.Store, theirs: store.Store, of: str):
-    """Value, error, direction and note of a kernel distance, which takes no more than `MOST`."""
-    x, y = (_thinned(kept) for kept in (ours, theirs))
-    note = f"{len(x):,} generated, {len(y):,} real {of}"
-    return distance(x, y), None, "lower", note
+def _thinned(
+    kept: store.Store, place: Int[np.ndarray, "total"] | None = None
+) -> Float[np.ndarray, "n d"]:
+    """Features of no more than `MOST` clips, evenly spaced; of frames the middle one.
 
-
-def _thinned(kept: store.Store) -> Float[np.ndarray, "n d"]:
-    """Features of no more than `MOST` clips, evenly spaced; of frames the middle one."""
-    rows = []
+    place: where each belongs; None leaves them in order.
+    """
+    rows, numbers = [], []
     stride = max(1, -(-kept.total // MOST))
     for index, features in kept.read():
         middle = features[:, features.shape[1] // 2] if features.ndim == 3 else features
         rows.append(middle[index % stride == 0])
-    return np.concatenate(rows)
+        numbers.append(index[index % stride == 0])
+    rows, numbers = np.concatenate(rows), np.concatenate(numbers)
+    return rows if place is None else rows[np.argsort(place[numbers])]
 
 
 # The report.
@@ -332,20 +360,27 @@ def published(protocol: Protocol) -> list[dict[str, Any]]:
 
 
 def _report(protocol, extractors, generated, ours, theirs, view, options) -> dict[str, Any]:
-    found = _measures(extractors, ours, theirs, generated.labels, options)
+    found = _measures(protocol, extractors, ours, theirs, generated.labels, options)
     reference = next(iter(theirs.values()))
-    num_real = sum(len(index) for index, _ in reference.read())
+    our_rates, _ = next(iter(ours.values())).sources()
+    their_rates, left_out = reference.sources()
+    num_real = len(their_rates)
     remarks = [MEANINGLESS + "."] if options.rehearsal else []
     for name, measure in (("i3d", "FVD"), ("inception", "FID")):
         if name in extractors:
             remarks += filter(None, [metrics.bias_remark(measure, len(generated))])
             if num_real < metrics.FEW:
                 remarks.append(f"{measure} is against only {num_real} real videos.")
-    strangers = [name for name, one in extractors.items() if not one.published]
+    if left_out:
+        remarks.append(f"{len(left_out)} real videos were left out, the first being {left_out[0]}")
+    slow = int((their_rates < (view.fps or 0)).sum())
+    if slow:
+        remarks.append(f"{slow} real videos have fewer frames per second, so that some come twice.")
+    strangers = [name for name, one in extractors.items() if one.published is None]
     if strangers:
         remarks.append(
-            f"The weights of {', '.join(strangers)} are not the published ones: compare with "
-            "nobody's numbers."
+            f"mav does not know the files of weights of {', '.join(strangers)}: numbers compare "
+            "with others' only if they are the same."
         )
     if len(generated) != protocol.samples and not options.rehearsal:
         remarks.append(
@@ -371,7 +406,10 @@ def _report(protocol, extractors, generated, ours, theirs, view, options) -> dic
         remarks=remarks,
         networks={
             name: dict(
-                preprocessing=one.preprocessing, weights=one.checksum, published=one.published
+                preprocessing=one.preprocessing,
+                weights=one.checksum,
+                source=one.source,
+                published=one.published,
             )
             for name, one in extractors.items()
         },
@@ -383,20 +421,34 @@ def _report(protocol, extractors, generated, ours, theirs, view, options) -> dic
             real_frames_per_second="of the file" if view.fps is None else view.fps,
             square="the square in the middle, resized by Lanczos' method",
             kernel_distances=f"at most {MOST:,} clips, evenly spaced; of frames the middle one",
-            bootstrap=f"{REHEARSAL_REPEATS if options.rehearsal else REPEATS} repeats, seed 0",
+            errors=f"bootstrap, {REHEARSAL_REPEATS if options.rehearsal else REPEATS} repeats, "
+            f"seed 0, of kernel distances jackknife; by {GROUPS} groups of distances",
+            order="groups and splits are of clips in a random order, seed 0",
+            computed_by=f"jax {jax.__version__}, {jax.local_devices()[0].device_kind}",
         ),
         generated=dict(
             generated.facts,
             count=len(generated),
             captions=clips_lib.digest(list(generated.labels)),
+            frames_per_second=_rates(our_rates),
         ),
         real=dict(
             reference.facts["clips"],
             count=num_real,
-            too_short_or_damaged=reference.total - num_real,
+            left_out=left_out,
+            frames_per_second=_rates(their_rates),
         ),
         published=published(protocol),
     )
+
+
+def _rates(fps: Float[np.ndarray, "n"]) -> dict[str, float] | None:
+    """Of the videos whose frames per second are known; None if there are none."""
+    known = fps[np.isfinite(fps)]
+    if not len(known):
+        return None
+    found = dict(lowest=known.min(), median=np.median(known), highest=known.max())
+    return {name: round(float(rate), 3) for name, rate in found.items()}
 
 
 def _keep_strip(out: pathlib.Path, n: int, video) -> None:
@@ -417,10 +469,9 @@ def _write(report, out: pathlib.Path, generated, real) -> None:
         videos.append(np.stack(np.split(strip, SHEET_FRAMES, axis=1)))
     if real is not None:
         for n in range(min(4, len(real))):
-            video = real.read(n)
-            if video is not None:
+            with contextlib.suppress(clips_lib.LeftOutError):
+                videos.append(media.resize(real.read(n).frames, SHEET_TILE))
                 labels.append(f"real: {real.labels[n] or n}")
-                videos.append(media.resize(video, SHEET_TILE))
     if report["rehearsal"]:
         labels = [f"[rehearsal, meaningless] {label}" for label in labels]
     sheet = media.contact_sheet(videos, SHEET_FRAMES, labels=labels, tile=SHEET_TILE)
@@ -483,12 +534,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         ),
         "## What the numbers depend on",
         _table(
-            ("network", "weights", "published", "preprocessing"),
+            ("network", "weights", "made of", "published as", "preprocessing"),
             *(
                 (
                     name,
                     one["weights"],
-                    "yes" if one["published"] else "**no**",
+                    one["source"] or "-",
+                    one["published"] or "**unknown**",
                     one["preprocessing"],
                 )
                 for name, one in report["networks"].items()

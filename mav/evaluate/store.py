@@ -4,11 +4,12 @@ A folder holds facts.json and a safetensors file per part. Parts appear whole or
 order and from any process; when all are there, the features are.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int
 from mav import media
 from mav import params as params_lib
 
-FORMAT = 1
+FORMAT = 2
 PART = 8  # clips, which is also what goes through a network at once
 
 
@@ -47,26 +48,31 @@ class Store:
         return [part for part in range(self.num_parts) if not self.has(part)]
 
     def write(
-        self, part: int, index: Int[np.ndarray, "n"], features: Float[np.ndarray, "n ..."]
+        self,
+        part: int,
+        index: Int[np.ndarray, "n"],
+        features: Float[np.ndarray, "n ..."],
+        fps: Float[np.ndarray, "n"],
+        left_out: Sequence[str] = (),
     ) -> None:
-        """index: numbers of the clips that there are; those of short videos are left out."""
-        arrays = dict(index=np.asarray(index, np.int64), features=np.asarray(features, np.float32))
+        """index: numbers of the clips that there are. fps: frames per second of their videos, NaN
+        where unknown. left_out: which videos have no clip, and why."""
+        arrays = dict(
+            index=np.asarray(index, np.int64),
+            features=np.asarray(features, np.float32),
+            fps=np.asarray(fps, np.float32),
+        )
+        about = dict(left_out=json.dumps(list(left_out)))
         with media.written_aside(self._path(part)) as path:
-            safetensors.numpy.save_file(arrays, path)
+            safetensors.numpy.save_file(arrays, path, about)
 
     def read(self) -> Iterator[tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n ..."]]]:
         """What parts hold, in order, as far as there are clips. Raises ValueError if damaged."""
         for part in range(self.num_parts):
-            path = self._path(part)
-            try:
-                arrays = safetensors.numpy.load_file(path)
-                index, features = arrays["index"], arrays["features"]
-            except (safetensors.SafetensorError, KeyError) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}); remove it and run again."
-                ) from error
+            with self._open(part) as file:
+                index, features = file.get_tensor("index"), file.get_tensor("features")
             if not np.isfinite(features).all():
-                raise ValueError(f"{path} has numbers that are not finite.")
+                raise ValueError(f"{self._path(part)} has numbers that are not finite.")
             if len(index):
                 yield index, features
 
@@ -77,6 +83,25 @@ class Store:
             raise ValueError(f"{self.folder} has no clips: all videos are too short, or damaged.")
         index, features = zip(*parts, strict=True)
         return np.concatenate(index), np.concatenate(features)
+
+    def sources(self) -> tuple[Float[np.ndarray, "n"], list[str]]:
+        """Frames per second of all videos, and which have no clip, and why."""
+        fps, left_out = [], []
+        for part in range(self.num_parts):
+            with self._open(part) as file:
+                fps.append(file.get_tensor("fps"))
+                left_out += json.loads(file.metadata()["left_out"])
+        return np.concatenate(fps), left_out
+
+    @contextlib.contextmanager
+    def _open(self, part: int) -> Iterator[Any]:
+        """A part's file. Raises ValueError if it is damaged."""
+        path = self._path(part)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                yield file
+        except (safetensors.SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it and run again.") from error
 
     def _path(self, part: int) -> pathlib.Path:
         return self.folder / f"{part:06d}.safetensors"

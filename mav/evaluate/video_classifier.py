@@ -82,7 +82,10 @@ def _watch(network, params, seen, position):
 
 @dataclasses.dataclass(frozen=True)
 class Watcher:
-    """A trained video classifier. card: config, seed, steps and accuracy, from beside it."""
+    """A trained video classifier.
+
+    card: config, seed, steps and accuracy, from beside it, and its file's sha256.
+    """
 
     network: VideoClassifier
     params: params_lib.Params
@@ -106,6 +109,7 @@ def load(path: str | os.PathLike = SHIPPED) -> Watcher:
         if card["classes"][name] != list(known):
             raise ValueError(f"{path} knows other classes of {name}; train it anew.")
     network = VideoClassifier(**card["config"])
+    card["sha256"] = params_lib.checksum(path)
     return Watcher(network, jax.device_put(params_lib.load(path, _shapes(network))), card)
 
 

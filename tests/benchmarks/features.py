@@ -126,7 +126,7 @@ def extractor(name: str, weights: dict[str, np.ndarray]) -> features.Extractor:
     if name == "c3d":
         flat["mean"] = chance.mean()[:, :, 8:120, 8:120].transpose(1, 2, 3, 0)
     params = jax.device_put(params_lib.unflatten(flat))
-    return features.Extractor(name, kind.network, params, kind.preprocessing, "", False)
+    return features.Extractor(name, kind.network, params, kind.preprocessing, "")
 
 
 def layout(name: str, weights: dict[str, np.ndarray]):
