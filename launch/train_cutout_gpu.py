@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mav import cascade, recipe
+from mav import folders, recipe
 from mav import params as params_lib
 from mav.data import sources
 
@@ -179,11 +179,11 @@ def train(
     folder: pathlib.Path, out: pathlib.Path, init: str, name: str, seconds: float, seed: int
 ) -> None:
     """Trains one stage of the cascade `init` for about that many seconds after its compilation."""
-    config, start = make_config(name), cascade.resolve(init)
-    clip_stage, clip_params = cascade.load_stage(start, "clip", config.dtype)
+    config, start = make_config(name), folders.resolve(init)
+    clip_stage, clip_params = folders.load_stage(start, "clip", config.dtype)
     stage_recipe = recipe.make_recipe(config, dict(clip=clip_stage))
     frozen = jax.tree.map(jnp.asarray, dict(clip=clip_params))
-    _, params = cascade.load_stage(start, name)
+    _, params = folders.load_stage(start, name)
     state = jax.jit(stage_recipe.start)(jax.tree.map(jnp.asarray, params))
     key = jax.random.key(seed)
 

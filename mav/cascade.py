@@ -1,10 +1,9 @@
-"""The cascade: five networks composed, text to video (MAV Eq. 1); its folder on disk."""
+"""The cascade: five networks composed, text to video (MAV Eq. 1)."""
 
 import dataclasses
 import functools
 import math
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,16 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from mav import bars, clip, edits, media, program, samplers, sharding, stages, tokenizer, windows
+from mav import (
+    bars,
+    clip,
+    edits,
+    folders,
+    media,
+    program,
+    samplers,
+    sharding,
+    stages,
+    tokenizer,
+    windows,
+)
 from mav import params as params_lib
 from mav.settings import SAMPLED, Settings, network_of
 
-BUILT_IN = pathlib.Path(__file__).parent / "cascades"
-FORMAT = 1  # of the folder
 WINDOW, FADE = 76, 8  # frames that sr_256 takes at once, and those over which two windows fade
 CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
 
@@ -691,38 +699,6 @@ def _nested(report, outer, num_outer, name, done, total):
     report(name, outer * total + done, num_outer * total)
 
 
-def save_stage(root: pathlib.Path, name: str, config, params, dtype=np.float32) -> None:
-    """Writes one stage of a cascade folder: config.json and params.safetensors."""
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
-    params_lib.write_json(folder / "config.json", config)
-    params_lib.save(folder / "params.safetensors", params, dtype)
-
-
-def write_index(root: pathlib.Path, name: str, settings: Mapping, provenance: Mapping) -> None:
-    """Writes cascade.json for the stages whose folders are there."""
-    present = [stage for stage in stages.STAGES if (root / stage / "config.json").is_file()]
-    index = dict(
-        format=FORMAT,
-        name=name,
-        stages=present,
-        settings=dict(settings),
-        provenance=dict(provenance),
-    )
-    params_lib.write_json(root / "cascade.json", index)
-
-
-def built_in() -> Sequence[str]:
-    """Names of the cascades that ship with mav."""
-    return sorted(path.parent.name for path in BUILT_IN.glob("*/cascade.json"))
-
-
-def resolve(name_or_path: str | os.PathLike) -> epath.Path:
-    """The folder of a shipped cascade's name, or the path itself, of a bucket too."""
-    shipped = str(name_or_path) in built_in()
-    return epath.Path(BUILT_IN / name_or_path if shipped else name_or_path)
-
-
 def load(
     name_or_path: str | os.PathLike = "cutout", dtype: str = "float32", mesh: Mesh | None = None
 ) -> Cascade:
@@ -733,9 +709,9 @@ def load(
     mesh: of `sharding.make_mesh`, over which parameters and videos are divided.
     Raises ValueError if there is none or a file is damaged, naming it.
     """
-    root = resolve(name_or_path)
-    index = read_index(root)
-    loaded = {name: load_stage(root, name, dtype, mesh) for name in index["stages"]}
+    root = folders.resolve(name_or_path)
+    index = folders.read_index(root)
+    loaded = {name: folders.load_stage(root, name, dtype, mesh) for name in index["stages"]}
     built = {name: stage for name, (stage, _) in loaded.items()}
     params = {name: params for name, (_, params) in loaded.items()}
     if 2 * 4 * params_lib.count(params) <= program.free_memory():
@@ -743,41 +719,3 @@ def load(
     bpe = tokenizer.Tokenizer.load(root / "tokenizer.json", built["clip"].network.max_tokens)
     settings = Settings(**index["settings"])
     return Cascade(index["name"], built, params, bpe, settings, index["provenance"], mesh)
-
-
-def checksum(name_or_path: str | os.PathLike) -> str:
-    """SHA-256 of all files that make a cascade, so that changed ones are not taken for it."""
-    root = resolve(name_or_path)
-    names = ["cascade.json", "tokenizer.json"]
-    for stage in read_index(root)["stages"]:
-        names += [f"{stage}/config.json", f"{stage}/params.safetensors"]
-    return params_lib.checksum(*(root / name for name in names))
-
-
-def read_index(root: epath.Path) -> dict[str, Any]:
-    """What cascade.json says. Raises ValueError if there is none that this mav can read."""
-    if not (root / "cascade.json").is_file():
-        raise ValueError(
-            f"cascade {str(root)!r} is neither shipped ({', '.join(built_in())}) nor a folder with "
-            "a cascade.json."
-        )
-    index = params_lib.read_json(root / "cascade.json")
-    if index.get("format") != FORMAT:
-        raise ValueError(
-            f"{root / 'cascade.json'} has format {index.get('format')}, this mav reads {FORMAT}."
-        )
-    return index
-
-
-def load_stage(
-    root: epath.Path, name: str, dtype: str = "float32", mesh: Mesh | None = None
-) -> tuple[stages.Stage, stages.Params]:
-    """One stage of a cascade folder. Raises ValueError if it is not there or damaged."""
-    present = read_index(root)["stages"]
-    if name not in present:
-        raise ValueError(f"cascade {root} has no stage {name}; it has {', '.join(present)}.")
-    stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
-    shapes = stages.param_shapes(stage)
-    if mesh is not None:
-        shapes = sharding.placed(shapes, mesh)
-    return stage, params_lib.load(root / name / "params.safetensors", shapes)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mav import cascade, checkpoint, stages
+from mav import checkpoint, folders, stages
 from mav import params as params_lib
 from mav.settings import Settings
 
@@ -38,14 +38,14 @@ def run(
     runs = [(epath.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
     provenance = dict(index["provenance"])
     for workdir, stage, params, config in runs:
-        cascade.save_stage(root, stage.name, stage_config(config), params, np.dtype(dtype))
+        folders.save_stage(root, stage.name, stage_config(config), params, np.dtype(dtype))
         if (workdir / "log.jsonl").is_file():
             (workdir / "log.jsonl").copy(root / stage.name / "log.jsonl", overwrite=True)
         provenance.setdefault("runs", {})[stage.name] = describe(stage, config)
         if stage.name == "clip":
             (workdir / "tokenizer.json").copy(root / "tokenizer.json", overwrite=True)
             provenance |= params_lib.read_json(workdir / "words.json")
-    cascade.write_index(root, index["name"], index["settings"], provenance)
+    folders.write_index(root, index["name"], index["settings"], provenance)
 
 
 def stage_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from mav import cascade, checkpoint, media, monitor, processes, program, samplers, sharding, stages
+from mav import checkpoint, folders, media, monitor, processes, program, samplers, sharding, stages
 from mav import params as params_lib
 from mav import recipe as recipe_lib
 from mav import tokenizer as tokenizer_lib
@@ -58,7 +58,7 @@ def load_parent(path: str, name: str, dtype: str, mesh: Mesh) -> tuple[stages.St
     if (epath.Path(path) / "checkpoints").is_dir():
         stage, params, _ = checkpoint.load_ema(path, dtype, mesh)
         return stage, params
-    return cascade.load_stage(cascade.resolve(path), name, dtype, mesh)
+    return folders.load_stage(folders.resolve(path), name, dtype, mesh)
 
 
 def make_tokenizer(config: ConfigDict, workdir: epath.Path) -> tokenizer_lib.Tokenizer | None:
@@ -66,7 +66,7 @@ def make_tokenizer(config: ConfigDict, workdir: epath.Path) -> tokenizer_lib.Tok
     if config.stage not in ("clip", "prior") and not config.network.get("text", False):
         return None
     if config.stage != "clip":
-        path = cascade.resolve(config.clip) / "tokenizer.json"
+        path = folders.resolve(config.clip) / "tokenizer.json"
         return tokenizer_lib.Tokenizer.load(path, config.inputs.max_tokens)
     path, data = workdir / "tokenizer.json", config.data
     if processes.is_first() and not path.exists():

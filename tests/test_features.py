@@ -20,8 +20,7 @@ from einops import rearrange
 from PIL import Image
 from reference import chance
 
-import mav
-from mav import cli, ops, sharding
+from mav import cli, folders, ops, sharding
 from mav import params as params_lib
 from mav.convert import features as convert
 from mav.evaluate import blocks, c3d, features, preprocess
@@ -31,7 +30,7 @@ VIDEOS = dict(  # of tests/reference/make.py
     inception=(1, 2, 50, 40), i3d=(1, 9, 48, 40), c3d=(1, 16, 40, 48), clip=(1, 2, 40, 57)
 )
 NARROW = mock.patch.object(c3d, "HIDDEN", 64)  # C3D's linear layers, 98 of 108 M numbers
-CUTOUT = mav.cascade.BUILT_IN / "cutout" / "clip"
+CUTOUT = folders.BUILT_IN / "cutout" / "clip"
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import scipy.linalg
 
 import mav
 import tiny
-from mav import cli, media
+from mav import cli, folders, media
 from mav.evaluate import clips, cutout, metrics, msrvtt, protocol, store, ucf101
 
 VIEW = clips.View(size=8)
@@ -327,7 +327,7 @@ def test_short_real_videos_are_left_out_and_counted(tmp_path):
     real = [f"video {n} is too short" if n in (3, 29) else REAL[n] for n in range(30)]
     report = run(tmp_path, real=real)
     assert report["real"]["left_out"] == ["video 3 is too short", "video 29 is too short"]
-    assert "2 real videos were left out, the first being video 3" in " ".join(report["remarks"])
+    assert "2 real videos were left out. The first: video 3" in " ".join(report["remarks"])
     assert report["real"]["count"] == 28
     kept = [n for n in range(30) if n not in (3, 29)]
     fake, real = (features("i3d", x)["logits"] for x in (FAKE, REAL[kept]))
@@ -680,7 +680,7 @@ def test_the_cutout_protocol_is_asked_as_before(here, monkeypatch):
     asked = []
     monkeypatch.setattr(mav.cascade, "load", lambda name: name)
     monkeypatch.setattr(cutout, "run", lambda *given, **options: asked.append((given, options)))
-    monkeypatch.setattr(mav.cascade, "checksum", lambda name: f"of {name}")
+    monkeypatch.setattr(folders, "checksum", lambda name: f"of {name}")
     assert evaluate("--protocol", "cutout", "--steps", "decoder=3") == 0
     assert evaluate("--protocol", "cutout", "--cascade", "c", "--size", 256, "--frames", 16) == 0
     assert asked == [

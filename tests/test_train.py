@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import noise
 import tiny
 from mav import cascade as cascade_lib
-from mav import checkpoint, cli, export, media, recipe, sharding, stages, train
+from mav import checkpoint, cli, export, folders, media, recipe, sharding, stages, train
 from mav import params as params_lib
 from mav.data import sources
 
@@ -320,7 +320,7 @@ def test_a_small_decoder_learns_one_batch(parents):
     config.optimizer.update(cooldown=0.0, learning_rate=1e-2, ema_decay=0.9)
     config.loss.cond_drop_prob = 0.0
     config.data.batch_size = 4
-    clip_stage, clip_params = cascade_lib.load_stage(parents, "clip")
+    clip_stage, clip_params = folders.load_stage(parents, "clip")
     decoder = recipe.make_recipe(config, {"clip": clip_stage})
     colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 1, 3)).astype(np.uint8)
     batch = dict(frames=jnp.asarray(np.broadcast_to(colours, (4, 1, 8, 8, 3))))

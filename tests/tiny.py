@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import noise
-from mav import cascade, stages, tokenizer
+from mav import folders, stages, tokenizer
 
 TEXTS = ["a red ball over a green meadow", "snowy hills with a blue bird"]
 DIFFUSION = dict(schedule="cosine", num_timesteps=1000, prediction="x0")
@@ -98,11 +98,11 @@ def params(name):
 def write(folder):
     """Writes the miniature cascade into a folder."""
     for name, config in CONFIGS.items():
-        cascade.save_stage(folder, name, config, params(name), np.float32)
+        folders.save_stage(folder, name, config, params(name), np.float32)
     tokenizer.Tokenizer(BPE, 12, 0).save(folder / "tokenizer.json")
     words = sorted({word for text in TEXTS for word in tokenizer.words(text)})
     provenance = dict(words=words, shows=dict(objects=["ball"]))
-    cascade.write_index(folder, "tiny", SETTINGS, provenance)
+    folders.write_index(folder, "tiny", SETTINGS, provenance)
 
 
 def train_arguments(folder, stage="decoder"):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from mav import cascade as cascade_lib
-from mav import sharding
+from mav import folders, sharding
 from mav.commands import TABLES, cache_home, given, tables
 
 PAPERS = (  # the options of `_add_papers`
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
 
     _refuse(options, PAPERS, "belongs to the protocols ucf101 and msrvtt, not to cutout")
     named = options.cascade or "cutout"
-    cascade, checksum = cascade_lib.load(named), cascade_lib.checksum(named)
+    cascade, checksum = cascade_lib.load(named), folders.checksum(named)
     asked = given(options, "num_prompts", "size", "frames", "seed", "clips")
     cutout.run(cascade, options.out, checksum=checksum, **asked, **tables(options))
 
@@ -101,7 +101,7 @@ def _evaluate_papers(options: argparse.Namespace) -> None:
         if options.rehearsal:  # the sooner it is over, the better
             few = dict.fromkeys(cascade.settings.steps, protocol.REHEARSAL_STEPS)
             settings["steps"] = few | settings.get("steps", {})
-        checksum, seed = cascade_lib.checksum(options.cascade), options.seed or 0
+        checksum, seed = folders.checksum(options.cascade), options.seed or 0
         generated = clips.of_cascade(cascade, checksum, prompts, view, seed, settings)
 
     report = protocol.run(

@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from tqdm.auto import tqdm
 
-from mav import bars, cascade, stages, tokenizer
+from mav import bars, folders, stages, tokenizer
 from mav import params as params_lib
 from mav.convert import clip, torch_layout
 from mav.convert.torch_layout import Component, Table
@@ -87,7 +87,7 @@ def run(
             shutil.copyfile(text, aside / text.name)
         provenance = dict(made_by="mav convert unclip", licence=licence, files=files)
         settings = SETTINGS | dict(size=found["sr_256"].config["size"])
-        cascade.write_index(aside, root.name, settings, provenance)
+        folders.write_index(aside, root.name, settings, provenance)
         os.replace(aside, root)
     finally:
         bar.close()

@@ -253,7 +253,7 @@ def of_cascade(
 ) -> Clips:
     """Videos that a cascade makes when they are asked for: sample n with seed SEEDS * seed + n.
 
-    checksum: `cascade.checksum` of its files. Raises ValueError for settings that are impossible.
+    checksum: `folders.checksum` of its files. Raises ValueError for settings that are impossible.
     """
     if len(prompts) > SEEDS:
         raise ValueError(f"{len(prompts)} prompts are too many; seeds have room for {SEEDS}.")

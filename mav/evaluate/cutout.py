@@ -176,7 +176,7 @@ def run(
     """Measures a cascade; writes report.json, report.md and sheet.png, and returns the report.
 
     clips: by which each stage is measured alone; with 0 none is. progress: None draws bars. judge:
-    None takes the shipped one. checksum: `cascade.checksum` of the cascade's files, which the
+    None takes the shipped one. checksum: `folders.checksum` of the cascade's files, which the
     report keeps. settings: further ones of `Cascade.text_to_video`. The same
     arguments give the same report. Raises ValueError for impossible settings before the first
     video.

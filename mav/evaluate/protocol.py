@@ -372,7 +372,7 @@ def _report(protocol, extractors, generated, ours, theirs, view, options) -> dic
             if num_real < metrics.FEW:
                 remarks.append(f"{measure} is against only {num_real} real videos.")
     if left_out:
-        remarks.append(f"{len(left_out)} real videos were left out, the first being {left_out[0]}")
+        remarks.append(f"{len(left_out)} real videos were left out. The first: {left_out[0]}")
     slow = int((their_rates < (view.fps or 0)).sum())
     if slow:
         remarks.append(f"{slow} real videos have fewer frames per second, so that some come twice.")

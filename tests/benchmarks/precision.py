@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from tqdm.auto import tqdm
 
-from mav import bench, cascade, cli, recipe, sharding, stages
+from mav import bench, cli, folders, recipe, sharding, stages
 from mav import params as params_lib
 
 STAGES = dict(
@@ -27,13 +27,13 @@ def error(size: str, name: str, phase: str) -> tuple[float, float]:
     config = cli.read_config(path, [f"--config.data.batch_size={batch_size}"])
     if "stills" in config.data:
         config.data.stills = 0
-    folder, shipped = cascade.resolve(size), size in cascade.built_in()
+    folder, shipped = folders.resolve(size), size in folders.built_in()
     if shipped:
         config.network = params_lib.read_json(folder / name / "config.json")["network"]
     mesh, key = sharding.make_mesh(dict(data=1)), jax.random.key(0)
     made, state, batch, parents = recipe.shapes(config, cli.read_clip_config(path), mesh)
     if shipped:
-        _, params = cascade.load_stage(folder, name)
+        _, params = folders.load_stage(folder, name)
     else:
         params = jax.jit(lambda key: bench.noise(state.params, key))(key)
     parents = {parent: bench.noise(leaves, key) for parent, leaves in parents.items()}
