@@ -205,9 +205,9 @@ class Cascade:
                 embeddings.append(embedding)
             # No candidate should be chosen for the share of the prompt in a mixture.
             told = prompts[0] if self.stages["decoder"].network.text or not mix else ""
-            made = self.decode(embeddings[0], keys["decoder"], checked, report, told, negative)
-            nearest = [embedding[:1] for embedding in embeddings]
-            yield from self.finish(made, nearest, keys, checked, report)
+            made, own = self.decode(embeddings[0], keys["decoder"], checked, report, told, negative)
+            seen = [own, *(embedding[:1] for embedding in embeddings[1:])]
+            yield from self.finish(made, seen, keys, checked, report)
 
         return pieces()
 
@@ -398,18 +398,25 @@ class Cascade:
         report: Progress = silent,
         prompt: str = "",
         negative: str = "",
-    ) -> Float[Array, "1 f 64 64 3"]:
+    ) -> tuple[Float[Array, "1 f 64 64 3"], Float[Array, "1 d"]]:
         """A video that begins with an image of the given embedding (D^t); one frame if so set.
 
         image_embedding: of several, each candidate is told another, in turn. prompt: what
         candidates are compared by, beside the embedding; and read by networks that take text as
         well, as Karlo's; MAV's does not. negative: read by such networks for guidance.
+        Returns the embedding that the chosen candidate was told as well.
         """
-        b = settings.candidates.get("decoder", 1)
         asked = self.ask_decoder(image_embedding, settings, prompt, negative)
-        wanted: dict[str, Any] = dict(image_embedding=asked[1]["image_embedding"], prompt=prompt)
-        choose = functools.partial(self.nearest, **wanted) if b > 1 else None
-        return self._sample("decoder", key, *asked, settings, report, choose)
+        told = asked[1]["image_embedding"]
+
+        def choose(videos):
+            nonlocal told
+            best = self.nearest(videos, told, prompt)
+            told = jax.lax.dynamic_slice_in_dim(told, best, 1)
+            return best
+
+        chosen = choose if len(told) > 1 else None
+        return self._sample("decoder", key, *asked, settings, report, chosen), told
 
     def ask_decoder(
         self,

@@ -104,7 +104,7 @@ def vary(
         embedding = jnp.mean(jnp.concatenate(each), axis=0, keepdims=True)
         if cascade.stages["clip"].network.normalized:
             embedding = clip.normalize(embedding)
-        made = cascade.decode(embedding, keys["decoder"], checked, report)
+        made, _ = cascade.decode(embedding, keys["decoder"], checked, report)
         yield from cascade.finish(made, [embedding], keys, checked, report)
 
     return pieces()

@@ -125,7 +125,7 @@ def test_of_the_decoders_candidates_the_chosen_one_is_finished(cascade, monkeypa
     image = functools.partial(
         cascade.text_to_image, PROMPT, progress=cascade_lib.silent, size=8, steps=4, candidates=3
     )
-    pick = lambda i: lambda self, videos, **_: seen.append(videos) or i
+    pick = lambda i: lambda self, videos, *_: seen.append(videos) or i
     found = []
     for i in range(3):
         monkeypatch.setattr(cascade_lib.Cascade, "nearest", pick(i))
@@ -145,6 +145,24 @@ def test_a_long_video_begins_as_the_short_one_and_goes_on(cascade, video):
     same = 76 - cascade_lib.FADE
     assert np.abs(long[:same].astype(int) - video[:same]).max() <= 1  # other chunks of sr_768
     assert (long[76:136] != long[: 136 - 76]).any()
+
+
+def test_what_follows_a_clip_is_told_what_its_candidate_was_told(cascade, monkeypatch):
+    changes = dict(candidates=dict(prior=5, decoder=3), frames=100, size=8)
+    settings, keys, _ = cascade.begin(1, cascade_lib.silent, changes)
+    embed = lambda text: np.asarray(cascade.embed_prompt(text, keys["prior"], settings))
+    first, second = embed(PROMPT), embed("snowy hills")
+    seen = []
+
+    def follows(self, clip, frames, image_embeddings, *_):
+        seen.extend(np.asarray(one) for one in image_embeddings)
+        yield jnp.concatenate([clip] * (frames // clip.shape[1] + 1), axis=1)
+
+    monkeypatch.setattr(cascade_lib.Cascade, "nearest", lambda self, *_: 2)
+    monkeypatch.setattr(cascade_lib.Cascade, "extrapolate", follows)
+    cascade.text_to_video([PROMPT, "snowy hills"], 1, cascade_lib.silent, **changes)
+    np.testing.assert_array_equal(seen[0], first[2:3])
+    np.testing.assert_array_equal(seen[1], second[:1])
 
 
 def test_a_long_video_comes_before_its_end_is_begun(cascade):
@@ -413,7 +431,7 @@ def test_stages_run_inside_of_jit_and_vmap(cascade):
 
     def made(params, key):
         here = dataclasses.replace(cascade, params=params)
-        video = here.decode(embedding, key, settings, prompt=PROMPT)
+        video, _ = here.decode(embedding, key, settings, prompt=PROMPT)
         return video, here.fill(video, jnp.zeros((1, 16)).at[:, 0].set(1), embedding, key, settings)
 
     plain = [made(cascade.params, key) for key in keys]

@@ -122,7 +122,7 @@ def decoder(bench: Bench, clips: int) -> dict[str, Any]:
         checked, keys = bench.begin(n, size=stage.size, frames=stage.frames, candidates=1)
         embedding = cascade.embed_image(bench.real(n, 1, 1, stage.size)[0])
         prompt = bench.prompts[n]
-        video = cascade.decode(embedding, keys["decoder"], checked, prompt=prompt.text)
+        video, _ = cascade.decode(embedding, keys["decoder"], checked, prompt=prompt.text)
         verdict = bench.judge(media.to_uint8(video[0]))
         return cutout_measures.recognised(verdict, prompt)
 
@@ -152,7 +152,7 @@ def pace(bench: Bench, clips: int) -> dict[str, Any]:
         for fps in RATES:
             options = dict(size=stage.size, frames=stage.frames, fps=fps, candidates=1)
             checked, keys = bench.begin(n, **options)
-            video = cascade.decode(embedding, keys["decoder"], checked)
+            video, _ = cascade.decode(embedding, keys["decoder"], checked)
             videos["generated"].append(media.to_uint8(video[0]))
             videos["real"].append(bench.real(n, fps, stage.frames, stage.size))
         moved = lambda video: step(bench.judge(video).position)
