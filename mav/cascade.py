@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from mav import params as params_lib
 from mav.settings import SAMPLED, Settings, network_of
 
 WINDOW, FADE = 76, 8  # frames that sr_256 takes at once, and those over which two windows fade
+SEEDS = 2**32  # that differ
 CONTINUED = 2**16  # folded into a key, for what follows the decoder's clip
 
 
@@ -178,6 +180,8 @@ class Cascade:
         Raises ValueError for bad input before the first network runs.
         """
         prompts = _prompts(prompt)
+        if not prompts:
+            raise ValueError("there is no prompt; write what should be seen, as 'a red ball'.")
         for text in [*prompts, *(what for what, _ in mix if isinstance(what, str))]:
             if not text.strip():
                 raise ValueError("the prompt is empty; write what should be seen, as 'a red ball'.")
@@ -220,9 +224,13 @@ class Cascade:
     ) -> tuple[Settings, dict[str, Key[Array, ""]], Progress]:
         """What every sampling starts with: settings that are possible, a key per stage, a report.
 
-        skipped: stages that are not run. Raises ValueError for impossible settings, and for those
-        that need more memory than there is.
+        skipped: stages that are not run. Raises ValueError for impossible settings and seeds, and
+        for settings that need more memory than there is.
         """
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed < SEEDS:
+            raise ValueError(
+                f"seed={seed!r} is impossible; choose a whole number, 0 to {SEEDS - 1}."
+            )
         keys = jax.random.split(jax.random.key(seed), len(stages.STAGES))
         keys = dict(zip(stages.STAGES, keys, strict=True))
         checked, free = self.check(settings), program.free_memory()

@@ -94,6 +94,7 @@ def vary(
     **settings: Any,
 ) -> Iterator[Video]:
     """Another video of the same: the decoder is told the mean of the embeddings of its frames."""
+    _check_frames(video)
     checked, keys, report = cascade.begin(seed, progress, settings, ("prior",))
     size = cascade.stages["decoder"].size
     if not cascade.stages["clip"].network.image_size:
@@ -124,9 +125,10 @@ def extend(
 
     fps: of the video. What comes has `Cascade.output_fps` frames a second, the given ones too.
     """
+    _check_frames(video)
     checked, keys, report = cascade.begin(seed, progress, settings, ("prior", "decoder"))
-    if seconds <= 0:
-        raise ValueError(f"seconds={seconds} must be above 0.")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds={seconds} must be above 0, and finite.")
     skip, rate = checked.frame_skip, checked.fps * checked.frame_skip
     given = fit(at_rate(video, fps, rate), _interpolation(cascade).size)
     slow = given[:, ::skip] if before else given[:, ::-1][:, ::skip][:, ::-1]  # as the decoder's
@@ -169,11 +171,11 @@ def smooth(
 
     fps: of the video; what comes has frame_skip times as many.
     """
-    if len(video) < 2:
-        raise ValueError(f"a video of {len(video)} frame has nothing between its frames.")
+    _check_frames(video)
+    if len(video) == 1:
+        raise ValueError("a video of 1 frame has nothing between its frames.")
     stage = _interpolation(cascade)
-    skip = settings.get("frame_skip", cascade.settings.frame_skip)
-    told = float(np.clip(fps, 1, max(1, 30 / skip)))  # the network has seen up to 30 a second
+    told = told_fps(fps, cascade.check(settings).frame_skip)
     checked, keys, report = cascade.begin(
         seed, progress, dict(settings, fps=told), ("prior", "decoder")
     )
@@ -181,6 +183,11 @@ def smooth(
     given = (fit(frame[None], stage.size) for frame in video)
     pieces = cascade.interpolate(given, len(video), keys["interpolation"], checked, report)
     return cascade.enlarge(pieces, frames, keys, checked, report)
+
+
+def told_fps(fps: float, frame_skip: int) -> float:
+    """What `smooth` tells the network of a video's frames per second: it has seen up to 30."""
+    return float(np.clip(fps, 1, max(1, 30 / frame_skip)))
 
 
 def upscale(
@@ -194,6 +201,7 @@ def upscale(
 
     One that has the 256 pixels already is not made smaller first.
     """
+    _check_frames(video)
     skipped = ("prior", "decoder", "interpolation")
     checked, keys, report = cascade.begin(seed, progress, settings, skipped)
     sizes = [
@@ -201,9 +209,22 @@ def upscale(
     ]
     if not sizes:
         raise ValueError(f"size={checked.size} needs no super-resolution; choose a larger one.")
+    check_enlarges(video, checked.size)
     size = max(s for s in sizes if s <= max(min(video.shape[1:3]), min(sizes)))
     given = (fit(frame[None], size) for frame in video)
     return cascade.enlarge(given, len(video), keys, checked, report, size)
+
+
+def check_enlarges(video: Video, size: int) -> None:
+    """Raises ValueError if a video has so many pixels already."""
+    side = min(video.shape[1:3])
+    if side >= size:
+        raise ValueError(f"size={size} is no larger than the video, which has {side} pixels.")
+
+
+def _check_frames(video: Video) -> None:
+    if not len(video):
+        raise ValueError("the video has no frames.")
 
 
 def _interpolation(cascade: Cascade):

@@ -4,6 +4,7 @@ Files and screens hold uint8, networks hold float32 in [-1, 1] (`to_float`, `to_
 [frames, height, width, 3], an image [height, width, 3].
 """
 
+import bisect
 import contextlib
 import itertools
 import json
@@ -366,16 +367,22 @@ def read(
 ) -> tuple[Video, float]:
     """Reads a video's frames and its frames per second.
 
-    path: mp4, m4v, mov, mkv, webm, avi, gif or webp, or what `write` made as npz or as a folder.
-    Phone videos come upright, without sound. A gif or webp whose frames last unequally long comes
-    at a constant rate, the long ones repeated; transparency turns white. max_frames: stop after so
-    many; None reads all. square: keeps no more of a frame than the square in its middle, in so many
-    pixels, as `fit`; None keeps all.
+    path: mp4, m4v, mov, mkv, webm, avi, gif or webp, what `write` made as npz, or a folder of PNGs,
+    which come in the order of their names. Phone videos come upright, without sound. A gif or webp
+    whose frames last unequally long comes at a constant rate, the long ones repeated; transparency
+    turns white. Of other files of variable rate each frame comes once, as if all lasted their mean.
+    max_frames: stop after so many; None reads all. square: keeps no more of a frame than the square
+    in its middle, in so many pixels, as `fit`; None keeps all.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged, has frames of several sizes
+    or does not say its frames per second; of a folder the first PNG says it, if `write` made it.
     """
     path = pathlib.Path(path)
     suffix = _check_suffix(path, (*CONTAINERS, *ANIMATIONS, ".npz", ""), "read a video")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames={max_frames} must be at least 1, or None for all.")
+    if square is not None and square < 1:
+        raise ValueError(f"square={square} must be at least 1, or None to keep all of a frame.")
     readers = {".npz": _read_npz, "": _read_stills} | dict.fromkeys(ANIMATIONS, _read_animation)
     read_frames = readers.get(suffix, _read_container)
     with _readable(path, "a video"):
@@ -383,6 +390,10 @@ def read(
         frames, fps = read_frames(path, max_frames, keep)
     if not frames:
         raise ValueError(f"{path} holds no frames.")
+    sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})
+    if len(sizes) > 1:
+        found = ", ".join(f"{width} x {height}" for width, height in sizes[:4])
+        raise ValueError(f"{path} has frames of several sizes, {found}; make them of one size.")
     return np.stack(frames[:max_frames]), fps
 
 
@@ -409,7 +420,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 
     Of another program's file it is {"comment": ...} if there is one, else {}."""
     path = pathlib.Path(path)
-    path = path / STILL.format(1) if path.is_dir() else path
+    path = _stills_in(path)[0] if path.is_dir() else path
     with _readable(path, "a video or an image"):
         if path.suffix.lower() in CONTAINERS:
             with av.open(str(path)) as container:
@@ -425,7 +436,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
         comment = comment.decode("utf-8", "replace")
     try:
         metadata = json.loads(comment)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):  # EXIF may hold a number, text a pit of "[[[["
         metadata = comment
     if isinstance(metadata, dict):
         return metadata
@@ -435,6 +446,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 def _read_container(
     path: pathlib.Path, max_frames: int | None, keep: Callable
 ) -> tuple[list[Picture], float]:
+    """Frames and their mean rate: a variable one is not made constant."""
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video in it.")
@@ -442,16 +454,14 @@ def _read_container(
         if stream.width * stream.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{path} has frames of {stream.width} x {stream.height} pixels.")
         stream.codec_context.thread_count = 1  # more can hang inside a data worker (PyAV#1962)
-        fps = stream.average_rate or stream.guessed_rate
-        if not fps:
-            raise ValueError(f"{path} does not say how many frames per second it has.")
+        fps = _known_fps(path, stream.average_rate or stream.guessed_rate)
         frames = []
         for frame in container.decode(stream):
             quarters = round(frame.rotation / 90)  # a phone stores how it was held
             frames.append(keep(np.rot90(frame.to_ndarray(format="rgb24"), quarters)))
             if len(frames) == max_frames:
                 break
-    return frames, float(fps)
+    return frames, fps
 
 
 def _read_animation(
@@ -491,20 +501,30 @@ def _read_npz(
             for _ in range(min(shape[0], max_frames or shape[0])):
                 pixels = np.frombuffer(file.read(math.prod(shape[1:])), np.uint8)
                 frames.append(keep(pixels.reshape(shape[1:])))
-    return frames, _told_fps(path)
+    return frames, _known_fps(path, read_metadata(path).get("fps"))
 
 
 def _read_stills(
     path: pathlib.Path, max_frames: int | None, keep: Callable
 ) -> tuple[list[Picture], float]:
-    names = sorted(path.glob("*.png"))[:max_frames]
-    return [keep(read_image(name)) for name in names], _told_fps(path)
+    fps = _known_fps(path, read_metadata(path).get("fps"))
+    return [keep(read_image(name)) for name in _stills_in(path)[:max_frames]], fps
 
 
-def _told_fps(path: pathlib.Path) -> float:
-    fps = read_metadata(path).get("fps")
+def _stills_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Its PNGs in the order of their names; the first holds the metadata if `write` made them."""
+    stills = sorted(name for name in folder.iterdir() if name.suffix.lower() == ".png")
+    if not stills:
+        raise ValueError(f"{folder} is a folder without PNGs; name one that holds frames.")
+    return stills
+
+
+def _known_fps(path: pathlib.Path, fps: Any) -> float:
     if not fps:
-        raise ValueError(f"{path} does not say how many frames per second it has.")
+        raise ValueError(
+            f"{path} does not say how many frames per second it has; convert it to an mp4 at the "
+            "rate that it has, and give that."
+        )
     return float(fps)
 
 
@@ -537,8 +557,17 @@ def _readable(path: pathlib.Path, what: str):
     except (
         OSError, SyntaxError, EOFError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError
     ) as error:  # fmt: skip
-        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        message = str(error) if str(path) in str(error) else f"{path}: {_one_line(error)}"
         raise ValueError(message) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders trip over damage in ways that none of them lists
+        reason = f"damaged ({type(error).__name__}: {_one_line(error)})"
+        raise ValueError(f"{path} cannot be read as {what}: {reason}.") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 # Sheets.
@@ -639,11 +668,18 @@ def contact_sheet(
     sheet = Image.fromarray(sheet)
     font = ImageFont.load_default(LABEL_SIZE)
     for top, text in lines:
-        ending = ""
-        while text and font.getlength(text + ending) > right - margin:
-            text, ending = text[:-1], "..."
-        ImageDraw.Draw(sheet).text((margin, top), text + ending, fill="#282828", font=font)
+        text = shortened(text, right - margin, font)
+        ImageDraw.Draw(sheet).text((margin, top), text, fill="#282828", font=font)
     return np.array(sheet)
+
+
+def shortened(text: str, room: float, font: ImageFont.FreeTypeFont) -> str:
+    """The text, or as much of it as leaves room for "..." after it. room: in pixels."""
+    if font.getlength(text) <= room:
+        return text
+    # A beginning is the wider the longer it is: bisection measures it 20 times, not 100,000.
+    too_wide = lambda length: font.getlength(text[:length] + "...") > room
+    return text[: max(0, bisect.bisect(range(len(text)), False, key=too_wide) - 1)] + "..."
 
 
 # Checks.

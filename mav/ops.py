@@ -131,7 +131,7 @@ def _sum_pixels(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
 
     As a product on CPUs, where XLA computes all that leads to x again inside of a plain sum.
     """
-    product = lambda x: (jnp.ones((1, x.shape[1])) @ x)[:, 0]
+    product = lambda x: (jnp.ones((1, x.shape[1]), x.dtype) @ x)[:, 0]
     total = lambda x: x.sum(1)
     x = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32)
     return jax.lax.platform_dependent(x, cpu=product, default=total)

@@ -165,8 +165,9 @@ def table(
 def start(process: diffusion.Process, key: Key[Array, ""], shape: tuple[int, ...]) -> State:
     """Pure noise."""
     first, rest = jax.random.split(key)
-    nothing = jnp.zeros(shape)
-    return State(process.noise(first, shape), nothing, nothing, rest)
+    # Single precision whatever the default is (jax_enable_x64): networks and tables have it too.
+    nothing = jnp.zeros(shape, jnp.float32)
+    return State(process.noise(first, shape).astype(jnp.float32), nothing, nothing, rest)
 
 
 def advance(
@@ -187,7 +188,7 @@ def advance(
         prediction, variance = process.split(predict(state.x, t, state.x0))
         x0 = project(process.bound(process.to_x0(prediction, state.x, t)))
         key, draw = jax.random.split(state.key)
-        z = process.noise(draw, state.x.shape)
+        z = process.noise(draw, state.x.shape).astype(state.x.dtype)
         scale = row["noise"]
         if variance is not None:
             log = diffusion.learned_log_variance(variance, row["low"], row["high"])

@@ -1,6 +1,8 @@
 """How a cascade is sampled: its settings, and which of them are possible."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,8 @@ from mav.stages import Stage
 # What has settings. Extrapolation is the interpolation's network, where it fills in frames of the
 # decoder's pace in place of those between them.
 SAMPLED = ("prior", "decoder", "extrapolation", "interpolation", "sr_256", "sr_768")
+WHOLE = ("steps", "aug_level", "candidates", "frame_skip", "frames", "overlap", "size", "chunk")
+FINITE = ("guidance_scale", "guidance_rescale", "dynamic_threshold", "fps", "still_fps")
 PICTURES = ("decoder", "sr_256", "sr_768")  # stages at whose size a cascade may stop
 
 
@@ -103,6 +107,7 @@ class Settings:
 
         cascade: its name, for the message.
         """
+        self._check_kinds()
         sizes = [stages[name].size for name in PICTURES if name in stages]
         if self.size not in sizes:
             raise ValueError(
@@ -163,9 +168,32 @@ class Settings:
                 f"{cascade} cannot choose among candidates of the decoder, since its CLIP has no "
                 "image tower; leave them at 1."
             )
-        extrapolated = ["extrapolation"] if "interpolation" in stages else []
-        for name in self.path(stages) + extrapolated:
-            self.rows(name, stages)
+        for name, level in self.aug_level.items():
+            most = stages[name].process.schedule.num_timesteps - 1 if name in stages else math.inf
+            if name not in ("sr_256", "sr_768") or not 0 <= level <= most:
+                raise ValueError(
+                    f"aug_level of {name}={level} is impossible; sr_256 and sr_768 have 0 (none) "
+                    "to 999, in timesteps."
+                )
+        for name in SAMPLED:
+            if network_of(name) in stages and self.of("steps", name) is not None:
+                self.rows(name, stages)
+
+    def _check_kinds(self) -> None:
+        """Raises ValueError for what is no number, or not a whole or a finite one."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            whole = field.name in WHOLE
+            if not whole and field.name not in FINITE:
+                continue
+            entries = value if isinstance(value, Mapping) else {None: value}
+            for stage, entry in entries.items():
+                kind = numbers.Integral if whole else numbers.Real
+                fits = isinstance(entry, kind) and math.isfinite(entry)
+                if not fits and not (field.name == "still_fps" and entry is None):
+                    of = field.name if stage is None else f"{field.name} of {stage}"
+                    wanted = "a whole number" if whole else "a finite number"
+                    raise ValueError(f"{of}={entry!r} must be {wanted}.")
 
 
 def network_of(name: str) -> str:

@@ -54,17 +54,21 @@ class Tokenizer:
         return self.bpe.get_vocab_size()
 
     def __call__(self, texts: Iterable[str]) -> Int[np.ndarray, "b n"]:
-        """Ids of each text, int32. What exceeds max_tokens is cut off, the end token kept."""
+        """Ids of each text, int32. What exceeds max_tokens is cut off, the end token kept.
+
+        Raises ValueError for text that was no UTF-8 where it came from.
+        """
         start = self.bpe.token_to_id(START)
         rows = []
-        for encoding in self.bpe.encode_batch(list(texts), add_special_tokens=False):
+        texts = [_checked(text) for text in texts]
+        for encoding in self.bpe.encode_batch(texts, add_special_tokens=False):
             ids = [start, *encoding.ids[: self.max_tokens - 2], self.end_token]
             rows.append(ids + [self.padding] * (self.max_tokens - len(ids)))
         return np.asarray(rows, np.int32)
 
     def cut(self, text: str) -> str:
         """The end of a text that does not fit into max_tokens; empty if all of it does."""
-        encoding = self.bpe.encode(text, add_special_tokens=False)
+        encoding = self.bpe.encode(_checked(text), add_special_tokens=False)
         if len(encoding.ids) <= self.max_tokens - 2:
             return ""
         return text[encoding.offsets[self.max_tokens - 2][0] :]
@@ -101,6 +105,15 @@ def read_released(folder: str | os.PathLike) -> tokenizers.Tokenizer:
             padding = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token", END)
             bpe.add_special_tokens([padding["content"] if isinstance(padding, dict) else padding])
     return bpe
+
+
+def _checked(text: str) -> str:
+    """The text. Raises ValueError if it has marks of bytes that were no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the text {text!r} is not UTF-8; write it in UTF-8.") from None
+    return text
 
 
 def words(text: str) -> list[str]:

@@ -100,7 +100,7 @@ def test_between_smoothed_frames_are_new_ones(cascade):
 
 
 @pytest.mark.parametrize(
-    ("side", "stages"), [(6, ["sr_256", "sr_768"]), (12, ["sr_256", "sr_768"]), (40, ["sr_768"])]
+    ("side", "stages"), [(6, ["sr_256", "sr_768"]), (12, ["sr_256", "sr_768"]), (24, ["sr_768"])]
 )
 def test_a_video_is_enlarged_from_the_size_that_it_has(cascade, side, stages):
     seen = set()
@@ -128,6 +128,13 @@ def test_frames_of_another_rate_are_the_nearest():
         (lambda c, v: edits.extend(c, v, 0, 1), "fps=0 must be above 0"),
         (lambda c, v: edits.smooth(c, v[:1], 15), "a video of 1 frame has nothing between"),
         (lambda c, v: edits.upscale(c, v, size=8), "size=8 needs no super-resolution"),
+        (lambda c, v: edits.upscale(c, pictures(2, 40, 40)), "size=32 is no larger than the video"),
+        (lambda c, v: edits.upscale(c, v[:0]), "the video has no frames"),
+        (lambda c, v: edits.smooth(c, v[:0], 15), "the video has no frames"),
+        (lambda c, v: edits.smooth(c, v, 15, frame_skip=0), "frame_skip=0 is impossible"),
+        (lambda c, v: edits.extend(c, v, 15, np.inf), "seconds=inf must be above 0, and finite"),
+        (lambda c, v: edits.vary(c, v, seed=-1), "seed=-1 is impossible; choose a whole number"),
+        (lambda c, v: edits.vary(c, v, seed=2**32), "seed=4294967296 is impossible"),
     ],
 )
 def test_what_cannot_be_edited_is_refused_at_once(cascade, edit, says):

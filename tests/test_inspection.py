@@ -1,5 +1,6 @@
 import html.parser
 import json
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +65,27 @@ def test_numbers_that_are_shown_alike_share_a_bar():
     counts, edges = inspection._histogram([29.999, 30, 30.0004, 2.47, 2.4667])
     assert counts.tolist() == [2, *[0] * (len(counts) - 2), 3]
     assert (edges[0], edges[-1]) == (2.47, 30)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("text", ["", "null", '{"name": ', '{"a": 1}'])
+def test_a_damaged_data_set_is_named_in_one_line(tmp_path, capsys, name, text):
+    folder = image_folder(tmp_path / "in", 2)
+    build("images", folder, tmp_path / "out", test_share=0)
+    (tmp_path / "out" / name).write_text(text)
+    capsys.readouterr()
+    assert cli.main(["data", "inspect", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'out'} is a damaged data set; `mav data build`" in said
+    assert said.count("\n") == 1
+
+
+def test_a_caption_of_any_length_is_cut_at_once():
+    start = time.process_time()
+    heading = np.asarray(inspection._heading("a ball " * 15_000))
+    assert time.process_time() - start < 1
+    assert (heading[:, 700:764] < 128).any()
+    assert (heading[:, 764:] == 255).all()
 
 
 def test_a_folder_that_is_no_data_set_is_named(tmp_path, capsys):

@@ -1,11 +1,13 @@
+import io
 import itertools
 import pathlib
+import time
 import zipfile
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont, features
 
 from mav import media
 
@@ -236,11 +238,41 @@ def test_a_folder_holds_exactly_the_frames(tmp_path):
     video, fps = media.read(tmp_path / "a")
     np.testing.assert_array_equal(video, moving_hills())
     assert fps == 15
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty"):
-        media.read(tmp_path / "empty")
     with pytest.raises(OSError, match="name a new folder"):
         media.check_writable(tmp_path / "a", media.MAX_FPS)
+
+
+def test_pngs_of_any_name_come_in_order_if_the_first_says_how_fast(tmp_path):
+    video = moving_hills(3)
+    for name, frame in zip(("b.png", "c 2.PNG", "d.png"), video, strict=True):
+        Image.fromarray(frame).save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("notes")
+    with pytest.raises(
+        ValueError, match="frames per second it has; convert it to an mp4 at the rate"
+    ):
+        media.read(tmp_path)
+    assert media.read_metadata(tmp_path) == {}
+    media.write_image(tmp_path / "b.png", video[0], {"fps": 12})
+    back, fps = media.read(tmp_path)
+    np.testing.assert_array_equal(back, video)
+    assert fps == 12
+    np.testing.assert_array_equal(media.read(tmp_path, max_frames=2)[0], video[:2])
+    Image.fromarray(video[0, :32]).save(tmp_path / "e.png")
+    with pytest.raises(ValueError, match="several sizes, 96 x 32, 96 x 64; make them of one"):
+        media.read(tmp_path)
+
+
+def test_an_npz_that_does_not_say_how_fast_it_is_gets_a_remedy(tmp_path):
+    np.savez(tmp_path / "a.npz", video=few_colours())
+    with pytest.raises(ValueError, match=r"a\.npz does not say .*; convert it to an mp4"):
+        media.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("call", [media.read, media.read_metadata])
+def test_a_folder_without_pngs_is_named(tmp_path, call):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty is a folder without PNGs"):
+        call(tmp_path / "empty")
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc").is_dir(), reason="a folder of Linux")
@@ -426,6 +458,97 @@ def test_a_label_stands_above_its_video_and_never_widens_the_sheet():
     assert (sheet[:, -8:] == 255).all()
 
 
+def test_a_label_of_any_length_is_cut_at_once_where_it_was_cut_letter_by_letter():
+    text = "A tall ship, VAW, fjords. " * 8
+    font, room = ImageFont.load_default(media.LABEL_SIZE), 4 * (192 + 8)
+    cut, ending = text.strip(), ""
+    while font.getlength(cut + ending) > room:
+        cut, ending = cut[:-1], "..."
+    assert 50 < len(cut) < 200
+    sheet = lambda label: media.contact_sheet(moving_hills(4, 64, 64), labels=label)
+    np.testing.assert_array_equal(sheet(text), sheet(cut + ending))
+    start = time.process_time()
+    np.testing.assert_array_equal(sheet(text * 500), sheet(cut + ending))  # 104,000 letters
+    assert time.process_time() - start < 1
+
+
+def test_what_fits_is_not_shortened():
+    font = ImageFont.load_default(media.LABEL_SIZE)
+    assert media.shortened("a ball", font.getlength("a ball"), font) == "a ball"
+    assert media.shortened("a ball", font.getlength("a...") + 0.5, font) == "a..."
+    assert media.shortened("a ball", 0, font) == "..."
+    assert media.shortened("", 0, font) == ""
+
+
+def cut_off_gif(path):
+    media.write(path, moving_hills(), 15)
+    return [path.read_bytes()[:length] for length in range(20, path.stat().st_size, 997)]
+
+
+def garbled_npz(path):
+    np.savez_compressed(path, video=moving_hills(2))
+    whole = path.read_bytes()
+    garbled = [whole[:at] + bytes([255] * 8) + whole[at + 8 :] for at in range(80, 4000, 401)]
+    np.savez(path, video=moving_hills(2))
+    return [*garbled, path.read_bytes().replace(b"(2, 64, 96, 3)", b"(2, 64, 96, 3 ")]
+
+
+def mp4_of_an_unknown_codec(path):
+    media.write(path, few_colours(), 15)
+    return [path.read_bytes().replace(b"avc1", b"zzzz")]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "raised"),
+    [
+        ("a.gif", cut_off_gif, "IndexError"),
+        ("a.npz", garbled_npz, "error: Error -3 while decompressing"),
+        ("a.npz", garbled_npz, "TokenError"),
+        ("a.mp4", mp4_of_an_unknown_codec, "AttributeError"),
+    ],
+)
+def test_damage_that_a_decoder_trips_over_is_one_line(tmp_path, name, damage, raised):
+    said = []
+    for data in damage(tmp_path / name):
+        (tmp_path / name).write_bytes(data)
+        try:
+            media.read(tmp_path / name)
+        except ValueError as error:
+            said.append(str(error))
+    assert all(name in line and "\n" not in line for line in said)
+    assert any(f"{name} cannot be read as a video: damaged ({raised}" in line for line in said)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without avif")
+def test_a_damaged_avif_is_one_line(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(moving_hills()[0]).save(buffer, "avif")
+    whole = buffer.getvalue()
+    at = whole.index(b"mdat") + 4
+    (tmp_path / "a.avif").write_bytes(whole[:at] + bytes(len(whole) - at))
+    with pytest.raises(ValueError, match=r"a\.avif cannot be read as an image: damaged \(Runtime"):
+        media.read_image(tmp_path / "a.avif")
+
+
+@pytest.mark.parametrize("raised", [MemoryError, KeyboardInterrupt])
+def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, raised):
+    def fail(image):
+        raise raised
+
+    media.write_image(tmp_path / "a.png", few_colours()[0])
+    monkeypatch.setattr(media, "to_rgb", fail)
+    with pytest.raises(raised):
+        media.read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("said", ["7", "[" * 100_000])
+def test_a_comment_that_is_no_dictionary_comes_as_it_is(tmp_path, said):
+    text = Image.Exif()
+    text[media.EXIF_DESCRIPTION] = said
+    Image.fromarray(few_colours()[0]).save(tmp_path / "a.png", exif=text)
+    assert media.read_metadata(tmp_path / "a.png") == {"comment": said}
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -442,6 +565,7 @@ def test_a_label_stands_above_its_video_and_never_widens_the_sheet():
         (lambda at: media.read(at / "text.mp4"), "text.mp4 cannot be read as a video: Invalid"),
         (lambda at: media.read(at / "text.gif"), "text.gif cannot be read as a video: unknown"),
         (lambda at: media.read(at / "text.mp4", max_frames=0), "max_frames=0"),
+        (lambda at: media.read(at / "text.mp4", square=0), "^square=0 must"),
         (lambda at: media.read_image(at / "text.png"), "text.png cannot be read as an image"),
         (lambda at: media.read_image(at / "half.png"), "half.png.*truncated"),
         (lambda at: media.to_uint8(few_colours()), "got uint8"),

@@ -156,3 +156,20 @@ def test_what_cudnn_is_given_beyond_the_edges_changes_nothing(queries, keys, row
     np.testing.assert_allclose(y, right, atol=1e-6)
     for found, wanted in zip(gradients(y), right_gradients(y), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.usefixtures("platform")
+def test_gradients_are_the_same_where_numbers_are_double_by_default():
+    arguments = normal((2, 6, 5, 4), 1), normal((3, 3, 4, 6), 2), normal(6, 3)
+
+    def loss(x, kernel, bias):
+        y = ops.convolve(x, kernel, bias)
+        return (ops.group_norm(y, bias, bias, 2) ** 2).sum()
+
+    gradients = jax.grad(loss, (0, 1, 2))
+    wanted = gradients(*arguments)
+    with jax.enable_x64(True):
+        found = gradients(*arguments)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)

@@ -270,3 +270,16 @@ def test_every_call_is_told_the_timestep_of_its_row_and_the_last_clean_sample():
     assert [t.tolist() for t, _ in seen] == [[999, 999], [749, 749], [499, 499], [249, 249]]
     for (_, last_x0), value in zip(seen, (0, 1, 1, 0.998), strict=True):
         np.testing.assert_allclose(last_x0, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+@pytest.mark.parametrize("prediction", ["x0", "eps"])
+def test_samples_are_single_precision_where_numbers_are_double_by_default(prediction, share):
+    process = diffusion.Process(prediction=prediction, clip=None, shared_noise=share)
+    ideal = dict(x0=denoise, eps=noise_of)[prediction]
+    # A network computes in single precision, whatever it is given.
+    predict = lambda x, t, last_x0: ideal(x, t, process=process).astype(jnp.float32)
+    with jax.enable_x64(True):
+        x = sample(predict, process, KEY, SHAPE, 50, "dpm++sde")
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose((x.mean(), x.std()), (MEAN, DEVIATION), atol=0.05)

@@ -372,6 +372,21 @@ def test_temporal_attention_looks_at_one_pixel_in_all_frames():
         np.testing.assert_allclose(found[i, :, row, column], pixel + y, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_convolution_learns_where_numbers_are_double_by_default(dtype):
+    x = normal((2, 4, 6, 5, 8))
+    convolution = layers.Pseudo3DConv(8, temporal=True)
+    loss = lambda params, x: (convolution.apply(params, x) ** 2).sum()
+    # Only inside of jit are the forms of all platforms traced.
+    gradients = jax.jit(jax.grad(loss, (0, 1)))
+    params = convolution.init(jax.random.key(0), x)
+    wanted = gradients(params, x)
+    with jax.enable_x64(True):
+        found = gradients(params, x.astype(dtype))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, found, wanted)
+
+
 def test_patches_become_channels_and_back():
     x = normal((1, 2, 4, 6, 3))
     y = layers.space_to_depth(x, 2)

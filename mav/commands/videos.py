@@ -19,19 +19,23 @@ def sample(options: argparse.Namespace) -> None:
     like = {}
     if options.like is not None:
         like = media.read_metadata(options.like)
-        if like.get("command") != "sample" or "settings" not in like:
+        told = {"cascade", "seed", "negative", "mix", "prompt", "then", "settings"}
+        if like.get("command") != "sample" or not told <= set(like):
             raise ValueError(f"{options.like} does not say that `mav sample` made it.")
         options.cascade = options.cascade or like["cascade"]
         options.seed = like["seed"] if options.seed is None else options.seed
         options.negative = like["negative"] if options.negative is None else options.negative
         options.mix = options.mix or like["mix"]
-        options.image = options.image or like["settings"]["frames"] == 1
+        long = options.frames is not None or options.seconds is not None
+        options.image = options.image or (like["settings"]["frames"] == 1 and not long)
         if options.prompt is None:
             options.prompt, options.then = like["prompt"], like["then"]
     if options.prompt is None:
         raise ValueError("there is no prompt; write what should be seen, like 'a red ball'.")
-    if options.image and options.frames is not None:
-        raise ValueError(f"frames={options.frames} does not go with --image, which has one.")
+    for name in ("frames", "seconds"):
+        if options.image and getattr(options, name) is not None:
+            wanted = f"{name}={getattr(options, name)}"
+            raise ValueError(f"{wanted} does not go with --image, which has one frame.")
     prompts = [options.prompt, *options.then]
     negative = options.negative or ""
     if options.filter:
@@ -43,13 +47,13 @@ def sample(options: argparse.Namespace) -> None:
     cascade, settings = _load(options, changes)
     if settings.frames == 1 and not options.image:
         raise ValueError("frames=1 makes an image; say so with --image.")
-    for text in prompts:
+    mix = [
+        (media.read_image(what) if _names_file(what) else what, share)
+        for what, share in options.mix
+    ]
+    for text in [*prompts, *(what for what, _ in mix if isinstance(what, str))]:
         for remark in cascade.remarks(text):
             print(f"warning: {remark}", file=sys.stderr)
-    is_file = lambda what: pathlib.Path(what).suffix.lower() in media.STILLS
-    mix = [
-        (media.read_image(what) if is_file(what) else what, share) for what, share in options.mix
-    ]
     told = dict(prompt=options.prompt, then=options.then, negative=negative, mix=options.mix)
     results.write(
         cascade,
@@ -58,6 +62,13 @@ def sample(options: argparse.Namespace) -> None:
         cascade.output_fps(settings),
         told,
     )
+
+
+def _names_file(what: str) -> bool:
+    """Whether --mix was given a file, there or not, and no words."""
+    path = pathlib.Path(what)
+    kinds = (*media.STILLS, *media.CONTAINERS, *media.ANIMATIONS, ".avif", ".bmp", ".tif", ".tiff")
+    return path.suffix.lower() in kinds or path.is_file()
 
 
 def _refuse_toxic(prompts: Sequence[str]) -> None:
@@ -89,6 +100,8 @@ def tween(options: argparse.Namespace) -> None:
     first, last = media.read_image(options.first), media.read_image(options.last)
     changes = _changes(options)
     cascade, settings = _load(options, changes)
+    changes["frames"] = (cascade.stages["decoder"].frames - 1) * settings.frame_skip + 1
+    settings = cascade.check(changes)
     make = lambda *run: edits.tween(cascade, first, last, *run, **changes)
     told = dict(first=options.first, last=options.last)
     results.write(cascade, settings, make, cascade.output_fps(settings), told)
@@ -109,10 +122,9 @@ def extend(options: argparse.Namespace) -> None:
     results = _Results(options, f"{pathlib.Path(options.video).stem}-extended")
     changes = _changes(options)
     cascade, settings = _load(options, changes)
+    cascade = dataclasses.replace(cascade, settings=settings)  # whose fps is not the video's
     video, fps = _read(options.video, cascade.stages["decoder"].size)
-    make = lambda *run: edits.extend(
-        cascade, video, fps, options.seconds, options.before, *run, **changes
-    )
+    make = lambda *run: edits.extend(cascade, video, fps, options.seconds, options.before, *run)
     told = dict(video=options.video, seconds=options.seconds, before=options.before)
     results.write(cascade, settings, make, settings.fps * settings.frame_skip, told)
 
@@ -120,11 +132,20 @@ def extend(options: argparse.Namespace) -> None:
 def smooth(options: argparse.Namespace) -> None:
     """`mav smooth`."""
     results = _Results(options, f"{pathlib.Path(options.video).stem}-smooth")
+    if options.fps is not None:
+        raise ValueError(f"fps={options.fps:g} does not go with smooth, which takes the video's.")
     changes = _changes(options)
     cascade, settings = _load(options, changes)
     video, fps = _read(options.video, cascade.stages["decoder"].size)
+    rate, most = fps * settings.frame_skip, results.max_fps
+    if rate > most:
+        raise ValueError(
+            f"frame_skip={settings.frame_skip} makes {rate:g} frames per second of {fps:g}; "
+            f"{results.paths[0].suffix} holds up to {most}."
+        )
     make = lambda *run: edits.smooth(cascade, video, fps, *run, **changes)
-    results.write(cascade, settings, make, fps * settings.frame_skip, dict(video=options.video))
+    settings = settings.updated(dict(fps=edits.told_fps(fps, settings.frame_skip)))
+    results.write(cascade, settings, make, rate, dict(video=options.video))
 
 
 def upscale(options: argparse.Namespace) -> None:
@@ -134,6 +155,8 @@ def upscale(options: argparse.Namespace) -> None:
     cascade, settings = _load(options, changes)
     # As large as the largest that a super-resolution takes; a smaller one is used as it is.
     sizes = [cascade.stages[name].low_size for name in settings.path(cascade.stages)]
+    if any(sizes):
+        edits.check_enlarges(media.read(options.video, max_frames=1)[0], settings.size)
     video, fps = _read(options.video, max(size or 0 for size in sizes) or settings.size)
     make = lambda *run: edits.upscale(cascade, video, *run, **changes)
     results.write(cascade, settings, make, fps, dict(video=options.video))
@@ -164,11 +187,19 @@ def _load(options: argparse.Namespace, changes: dict):
     mesh = sharding.make_mesh(sharding.parse_mesh(options.mesh)) if options.mesh else None
     cascade = cascade_lib.load(options.cascade or "cutout", options.dtype, mesh)
     seconds = getattr(options, "seconds", None)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds={seconds:g} must be above 0, and finite.")
     if seconds is not None and hasattr(options, "frames"):
         if options.frames is not None:
             raise ValueError("--frames and --seconds say the same; give one of them.")
-        wanted = cascade.settings.updated(changes)
-        changes["frames"] = math.ceil(seconds * wanted.fps * wanted.frame_skip)
+        wanted, clip = cascade.check(changes), cascade.stages["decoder"].frames
+        rate = wanted.fps * wanted.frame_skip
+        changes["frames"] = math.ceil(seconds * rate)
+        if changes["frames"] <= clip:  # those of the decoder alone come at another rate
+            raise ValueError(
+                f"seconds={seconds:g} is too short; choose more than {clip / rate:.2f}, or "
+                f"--frames {clip}."
+            )
     settings = cascade.check(changes)
     if options.preview:
         drawn = functools.partial(_preview, _preview_path(options))
@@ -179,6 +210,14 @@ def _load(options: argparse.Namespace, changes: dict):
 def _preview_path(options: argparse.Namespace) -> pathlib.Path:
     out = pathlib.Path(options.out or options.command)
     return out.with_name(f"{out.stem}-preview.png")
+
+
+def _read_by(options: argparse.Namespace) -> list[pathlib.Path]:
+    """Files that a command reads."""
+    names = ("picture", "first", "last", "video", "like")
+    named = [getattr(options, name, None) for name in names]
+    named += [what for what, _ in getattr(options, "mix", [])]
+    return [path for path in map(pathlib.Path, filter(None, named)) if path.exists()]
 
 
 def _preview(path: pathlib.Path, stage: str, x0) -> None:
@@ -211,12 +250,24 @@ class _Results:
         for path in [out, *self.paths]:
             media.check_writable(path, media.STILLS if self.image else media.MAX_FPS)
         # A sheet of pictures stands beside videos; one of images is their grid.
-        self.sheet = None if self.image else out.with_suffix(".png")
+        self.sheet = None if self.image else out.with_name(f"{out.stem}-sheet.png")
+        written = [out, *self.paths, *filter(None, [self.sheet])]
         if self.sheet is not None:
             media.check_writable(self.sheet)
         if options.preview:
-            media.check_writable(_preview_path(options))
+            written.append(_preview_path(options))
+            media.check_writable(written[-1])
+            if written[-1].exists():  # which would be removed in the end
+                raise ValueError(f"{written[-1]} is there already; move it, or name another --out.")
+        for path in written:
+            if path.exists() and any(map(path.samefile, _read_by(options))):
+                raise ValueError(f"{path} is read, so it cannot be written; name another --out.")
         self.made = dict(files=[], grid=None, sheet=None)
+
+    @property
+    def max_fps(self) -> float:
+        """Frames per second that the files can hold."""
+        return media.MAX_FPS[self.paths[0].suffix.lower()]
 
     def write(self, cascade, settings, make, fps: float, told: dict) -> None:
         """make: (seed, progress) -> pieces of a video. told: what the command was given."""

@@ -76,7 +76,14 @@ def _kind(folder: str | os.PathLike) -> str:
             f"{folder} is not a prepared data set: it has no features.json. `mav data build` makes "
             "one."
         )
-    held = tfds.builder_from_directory(folder).info.features
+    try:
+        held = tfds.builder_from_directory(folder).info.features
+    except Exception as error:  # protobuf's own, TypeError and others: as the damage falls
+        reason, *_ = str(error).splitlines() or [""]
+        raise ValueError(
+            f"{folder} is a damaged data set; `mav data build` makes it anew. Its "
+            f"dataset_info.json or features.json cannot be read: {type(error).__name__}: {reason}"
+        ) from error
     return "images" if "image" in held else "videos"
 
 
@@ -140,8 +147,7 @@ def _histogram(numbers: Sequence[float]) -> tuple[Int[np.ndarray, "n"], Float[np
 def _heading(text: str) -> Image.Image:
     panel = Image.new("RGB", (WIDTH, 2 * media.LABEL_SIZE), "white")
     font = ImageFont.load_default(media.LABEL_SIZE)
-    while text and font.getlength(text) > WIDTH - 8:
-        text = text[:-1]
+    text = media.shortened(text, WIDTH - 8, font)
     ImageDraw.Draw(panel).text((4, media.LABEL_SIZE // 2), text, fill="#282828", font=font)
     return panel
 
