@@ -26,11 +26,11 @@ def run(config: ConfigDict, clip_config: ConfigDict) -> None:
     """Times a stage's forward pass and training step on random data, and prints a report.
 
     clip_config: of the CLIP that tells the stage what to draw; it is random too.
-    Raises ValueError if a program does not fit into memory.
+    Raises ValueError for impossible values, or if a program does not fit into memory.
     """
     mesh = sharding.make_mesh(config.mesh)
-    peak = program.matrix_peak(config.dtype) * mesh.size
     rows, error = measure(config, clip_config)
+    peak = program.matrix_peak(config.dtype) * mesh.size
     frames = config.frames if "frames" in config else 1
     print(
         f"{config.stage}: {config.data.batch_size} examples of {frames} x {config.data.crop} x "

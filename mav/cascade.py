@@ -726,6 +726,9 @@ def load(
     """
     root = folders.resolve(name_or_path)
     index = folders.read_index(root)
+    lacking = [name for name in ("clip", "prior", "decoder") if name not in index["stages"]]
+    if lacking:
+        raise ValueError(f"cascade {root} has no {', '.join(lacking)}; export a run of each to it.")
     loaded = {name: folders.load_stage(root, name, dtype, mesh) for name in index["stages"]}
     built = {name: stage for name, (stage, _) in loaded.items()}
     params = {name: params for name, (_, params) in loaded.items()}

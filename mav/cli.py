@@ -5,9 +5,12 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import runpy
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 
 from mav import bars
@@ -18,6 +21,9 @@ KNOWN_ERRORS = (ValueError, OSError)  # what bad input raises, each with one cle
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns the exit status: 0, 2 after bad input, else as the command says."""
+    for name in ("stdout", "stderr"):  # closed ones, as a daemon's
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     parser = make_parser()
     options, rest = parser.parse_known_args(argv)
     if rest and not getattr(options, "takes_rest", False):
@@ -482,23 +488,71 @@ def silence_tensorflow() -> None:
 def read_config(path: str, overrides: Sequence[str]):
     """A config file's config with `--config.key=value` applied.
 
-    Raises ValueError for a missing file, unknown key or value of the wrong type.
+    Raises ValueError for a missing or faulty file, unknown key, value of the wrong type, or what is
+    no change of the config.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    file = pathlib.Path(path.partition(":")[0])
+    config = _run_config(path)
+    _check_keys(path, config, overrides)
+    values, arguments = flags.FlagValues(), ["mav", *overrides]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        rest = values(arguments)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"config {path}: {str(error).strip().splitlines()[-1]}") from error
+    if rest:
+        raise ValueError(
+            f"unknown argument {rest[0]}; a change of the config is written --config.key=value."
+        )
+    return values.config
+
+
+def _run_config(path: str):
+    """What `get_config` of a config file returns, which gets what stands behind the colon."""
+    from ml_collections import ConfigDict
+
+    name, colon, argument = path.partition(":")
+    file = pathlib.Path(name)
     if not file.is_file():
         raise ValueError(f"config file {file} does not exist.")
     sys.path.insert(0, str(file.resolve().parent.parent))  # configs import each other
-    values = flags.FlagValues()
-    arguments = ["mav", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
-        values(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"config {path}: {str(error).strip().splitlines()[-1]}") from error
-    return values.config
+        get_config = runpy.run_path(str(file)).get("get_config")
+        config = get_config and get_config(*[argument] if colon else [])
+    except SyntaxError as error:
+        raise ValueError(f"config {path}: {error.filename}:{error.lineno}: {error.msg}.") from error
+    except ValueError as error:  # what a config says of its argument
+        raise ValueError(f"config {path}: {error}") from error
+    except Exception as error:
+        here = lambda frame: pathlib.Path(frame.filename).resolve().parent == file.resolve().parent
+        own = list(filter(here, traceback.extract_tb(error.__traceback__)))
+        place = f"{own[-1].filename}:{own[-1].lineno}" if own else file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"config {path}: {place}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"config file {file} has no get_config that returns a ConfigDict.")
+    return config
+
+
+def _check_keys(path: str, config, overrides: Sequence[str]) -> None:
+    """Raises ValueError if `--config.key=value` names a key that the config does not have."""
+    from ml_collections import ConfigDict
+
+    for word in overrides:
+        change = re.match(r"--?(no)?config\.([^=]+)", word)
+        if change is None:
+            continue
+        key, table, where = change[2], config, "it"
+        for name in key.split("."):
+            name = name.partition("[")[0]  # of a value in a tuple
+            if not isinstance(table, ConfigDict):
+                raise ValueError(f"config {path} has no key {key}; {where} is a value, {table!r}.")
+            if name not in table:
+                known = ", ".join(table)
+                raise ValueError(f"config {path} has no key {key}; {where} has {known}.")
+            table, where = table[name], name
 
 
 def export(options: argparse.Namespace) -> None:
@@ -531,9 +585,9 @@ def plan(options: argparse.Namespace) -> None:
     from mav import sharding
 
     config = read_config(options.config, options.rest)
-    if options.mesh:
+    if options.mesh is not None:
         config.mesh = dict(data=1, fsdp=1, tensor=1, context=1) | sharding.parse_mesh(options.mesh)
-    if options.batch_size:
+    if options.batch_size is not None:
         config.data.batch_size = options.batch_size
     clip_config = read_clip_config(options.config)
     report = plan_lib.run(

@@ -10,7 +10,6 @@ from etils import epath
 
 from mav import checkpoint, folders, stages
 from mav import params as params_lib
-from mav.settings import Settings
 
 
 def run(
@@ -23,17 +22,17 @@ def run(
 
     dtype: of the file, "float32" or "float16". settings: JSON of `settings.Settings` and, under
     "provenance", anything to be kept with the cascade; needed once, for a new folder.
-    Raises ValueError if a run has no checkpoint or the folder has no settings.
+    Raises ValueError if a run has no checkpoint or the folder has no settings, or impossible ones.
     """
     root = pathlib.Path(path)
     index = dict(name=root.name, settings=None, provenance={})
     if (root / "cascade.json").is_file():
-        index = params_lib.read_json(root / "cascade.json")
+        index = folders.read_index(epath.Path(root))
     if settings is not None:
         index |= params_lib.read_json(settings)
     if index["settings"] is None:
         raise ValueError(f"{root} is a new cascade; give its sampling settings by --settings.")
-    Settings(**index["settings"])  # refuses unknown names before anything is written
+    folders.check_about(index, root / "cascade.json" if settings is None else settings)
 
     runs = [(epath.Path(workdir), *checkpoint.load_ema(workdir)) for workdir in workdirs]
     provenance = dict(index["provenance"])

@@ -6,8 +6,10 @@ cascades/mine/decoder/config.json
 cascades/mine/decoder/params.safetensors
 """
 
+import dataclasses
 import os
 import pathlib
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from jax.sharding import Mesh
 
 from mav import params as params_lib
 from mav import sharding, stages
+from mav.settings import Settings
 
 BUILT_IN = pathlib.Path(__file__).parent / "cascades"
 FORMAT = 1
@@ -55,18 +58,51 @@ def resolve(name_or_path: str | os.PathLike) -> epath.Path:
 
 
 def read_index(root: epath.Path) -> dict[str, Any]:
-    """What cascade.json says. Raises ValueError if there is none that this mav can read."""
+    """What cascade.json says. Raises ValueError if there is none that this mav can read whole."""
     if not (root / "cascade.json").is_file():
         raise ValueError(
             f"cascade {str(root)!r} is neither shipped ({', '.join(built_in())}) nor a folder with "
             "a cascade.json."
         )
-    index = params_lib.read_json(root / "cascade.json")
+    file = root / "cascade.json"
+    index = params_lib.read_json(file)
     if index.get("format") != FORMAT:
+        raise ValueError(f"{file} has format {index.get('format')}, this mav reads {FORMAT}.")
+    missing = [key for key in ("name", "stages", "settings", "provenance") if key not in index]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; fetch or export it again.")
+    present = index["stages"]
+    if not isinstance(present, list) or any(name not in stages.STAGES for name in present):
         raise ValueError(
-            f"{root / 'cascade.json'} has format {index.get('format')}, this mav reads {FORMAT}."
+            f"{file} has stages={present!r}; it must be a list of some of "
+            f"{', '.join(stages.STAGES)}."
         )
+    check_about(index, file)
     return index
+
+
+def check_about(index: Mapping[str, Any], file: str | os.PathLike) -> None:
+    """Raises ValueError if settings or provenance that a file gives to a cascade are of no use."""
+    for key in ("settings", "provenance"):
+        if not isinstance(index[key], Mapping):
+            raise ValueError(f"{file} has {key}={index[key]!r}; it must be an object.")
+    settings, fields = index["settings"], dataclasses.fields(Settings)
+    known = [field.name for field in fields]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{file} has the unknown setting {', '.join(unknown)}; choose among {', '.join(known)}."
+        )
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in settings]
+    if missing:
+        raise ValueError(
+            f"{file} lacks the setting {', '.join(missing)}; {', '.join(needed)} are needed."
+        )
+    for field in fields:
+        value = settings.get(field.name, {})
+        if typing.get_origin(field.type) is Mapping and not isinstance(value, Mapping):
+            raise ValueError(f"{file} has {field.name}={value!r}; it must be a table by stage.")
 
 
 def load_stage(
@@ -76,7 +112,19 @@ def load_stage(
     present = read_index(root)["stages"]
     if name not in present:
         raise ValueError(f"cascade {root} has no stage {name}; it has {', '.join(present)}.")
-    stage = stages.build(params_lib.read_json(root / name / "config.json"), dtype)
+    parts = [f"{name}/config.json", f"{name}/params.safetensors"]
+    if name == "clip":
+        parts.append("tokenizer.json")  # without which it reads nothing
+    for part in parts:
+        if not (root / part).is_file():
+            raise ValueError(f"cascade {root} lacks {part}; fetch or export it again.")
+    file = root / name / "config.json"
+    config = params_lib.read_json(file)
+    if config.get("stage") != name:
+        raise ValueError(
+            f"{file} has stage={config.get('stage')!r}, it must be {name!r}; export it again."
+        )
+    stage = stages.build(config, dtype)
     shapes = stages.param_shapes(stage)
     if mesh is not None:
         shapes = sharding.placed(shapes, mesh)

@@ -115,8 +115,9 @@ def run(
 
     topology: "v5e:16x16", chip and shape. The mesh is the config's.
     cache: folder of earlier reports; None keeps none.
-    Raises ValueError for an impossible topology, mesh or batch.
+    Raises ValueError for an impossible topology, mesh or config.
     """
+    recipe_lib.check(config)
     key = fingerprint(config, clip_config, topology, sample)
     path = None if cache is None else pathlib.Path(cache) / f"{key}.json"
     if path is not None and path.is_file():

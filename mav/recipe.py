@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -149,6 +151,67 @@ def needs_clip(stage: stages.Stage) -> bool:
     return stage.name == "prior" or getattr(stage.network, "image_tokens", 0) > 0
 
 
+AT_LEAST_1 = ("num_steps", "max_skipped", "log_every", "save_every", "data.batch_size", "data.crop")
+AT_LEAST_1 += ("eval.every", "eval.num_examples", "eval.num_steps")
+NETWORK_AT_LEAST_1 = ("width", "groups", "patch", "head_dim", "text_head_dim", "image_head_dim")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for numbers with which no step can be made, before anything is."""
+    stage = stages.build(config, config.dtype, config.remat)
+    network, crop = stage.network, config.data.crop
+    numbers = {name: operator.attrgetter(name)(config) for name in AT_LEAST_1}
+    numbers["frames"] = stage.frames
+    for name in NETWORK_AT_LEAST_1:
+        numbers[f"network.{name}"] = getattr(network, name, 1)
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}={number} must be at least 1.")
+    for name, features in _shared_by_heads(stage):
+        if features % getattr(network, name):
+            raise ValueError(
+                f"network.{name}={getattr(network, name)} must divide the {features} features that "
+                "heads of attention share."
+            )
+    if crop > config.data.size:
+        raise ValueError(f"data.crop={crop} must be at most data.size={config.data.size}.")
+    if stage.name == "clip" and crop != network.image_size:
+        raise ValueError(
+            f"data.crop={crop} must be network.image_size={network.image_size}, what CLIP sees."
+        )
+    if stage.low_size is not None and (stage.low_size < 1 or stage.size % stage.low_size):
+        raise ValueError(f"low_size={stage.low_size} must divide size={stage.size}.")
+    unit = _crop_unit(stage)
+    if crop % unit:
+        raise ValueError(
+            f"data.crop={crop} must be a multiple of {unit}, since the network divides it; set "
+            f"config.data.crop to {max(unit, crop - crop % unit)}."
+        )
+
+
+def _shared_by_heads(stage: stages.Stage) -> list[tuple[str, int]]:
+    """Names of head sizes, with the features that each has to divide."""
+    network = stage.network
+    if stage.name == "clip":
+        towers = ("text", "image")
+        return [(f"{tower}_head_dim", getattr(network, f"{tower}_width")) for tower in towers]
+    if stage.name == "prior":
+        return [("head_dim", network.width)]
+    if not network.attention_levels:
+        return []
+    widths = [network.width * m for m in network.multipliers]
+    attending = [w for level, w in enumerate(widths) if level in network.attention_levels]
+    return [("head_dim", features) for features in (*attending, widths[-1])]
+
+
+def _crop_unit(stage: stages.Stage) -> int:
+    """Pixels of which a crop has to be a multiple: by them a U-Net divides it."""
+    if stage.name in ("clip", "prior"):
+        return 1
+    low = stage.size // stage.low_size if stage.low_size else 1
+    return math.lcm(stage.network.patch * 2 ** (len(stage.network.multipliers) - 1), low)
+
+
 def make_recipe(config: ConfigDict, frozen: Mapping[str, stages.Stage]) -> Recipe:
     """The recipe of a config.
 
@@ -232,7 +295,9 @@ def shapes(
     """The recipe of a config, and its state, batch and frozen parameters as placed shapes.
 
     clip_config: of the CLIP that tells the stage what to draw, where one does.
+    Raises ValueError for impossible values.
     """
+    check(config)
     clip_stage = stages.build(clip_config, config.dtype)
     frozen = {"clip": clip_stage} if needs_clip(stages.build(config)) else {}
     recipe = make_recipe(config, frozen)

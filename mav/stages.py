@@ -48,26 +48,28 @@ def build(
 
     dtype: in which the network computes, a name in DTYPES. remat: what the backward pass computes
     again, a name in layers.REMAT. scan: U-Nets loop over blocks of one shape, as in training.
-    Raises ValueError for unknown names.
+    Raises ValueError for unknown names, and for a field that is needed and missing.
     """
     for what, value, known in (("dtype", dtype, DTYPES), ("remat", remat, layers.REMAT)):
         if value not in known:
             raise ValueError(f"{what}={value!r} is unknown; choose one of {', '.join(known)}.")
+    if "stage" not in config:
+        raise ValueError(f"the config has no stage; set it to one of {', '.join(STAGES)}.")
     name = config["stage"]
     if name not in STAGES:
         raise ValueError(f"stage={name!r} is unknown; choose one of {', '.join(STAGES)}.")
     network_class = NETWORKS.get(name, unet.SpaceTimeUNet)
-    fields = {field.name for field in dataclasses.fields(network_class)}
-    _require_known(
-        "network", name, config["network"], fields - {"parent", "name", "dtype", "remat", "scan"}
-    )
+    fields = dataclasses.fields(network_class)
+    known = {f.name for f in fields} - {"parent", "name", "dtype", "remat", "scan"}
+    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    network = _require_known("network", name, config, known, needed)
     # JSON has lists where modules need tuples.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}
     process = None
     if name != "clip":
-        settings = dict(config["process"])
-        fields = {field.name for field in dataclasses.fields(diffusion.Process)}
-        _require_known("process", name, settings, fields | {"num_timesteps"})
+        needed = {"schedule", "num_timesteps"}
+        known = {field.name for field in dataclasses.fields(diffusion.Process)} | needed
+        settings = _require_known("process", name, config, known, needed)
         schedule = diffusion.Schedule(settings.pop("schedule"), settings.pop("num_timesteps"))
         process = diffusion.Process(schedule, **settings)
         if network_class is unet.SpaceTimeUNet:
@@ -83,13 +85,25 @@ def build(
     )
 
 
-def _require_known(what: str, stage: str, found: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(found) - known)
+def _require_known(
+    what: str, stage: str, config: Mapping[str, Any], known: set[str], needed: set[str]
+) -> dict[str, Any]:
+    """A table of the config. Raises ValueError unless it has fields that are known, all needed."""
+    found = config.get(what)
+    if not hasattr(found, "keys"):  # a ConfigDict is no Mapping
+        raise ValueError(
+            f"{what} of stage {stage!r} is {found!r}; it must be a table, of at least "
+            f"{', '.join(sorted(needed))}."
+        )
+    unknown, missing = sorted(set(found) - known), sorted(needed - set(found))
     if unknown:
         raise ValueError(
             f"{what} of stage {stage!r} has no field {', '.join(unknown)}; "
             f"it has {', '.join(sorted(known))}."
         )
+    if missing:
+        raise ValueError(f"{what} of stage {stage!r} lacks {', '.join(missing)}; add them.")
+    return dict(found)
 
 
 def init_params(stage: Stage, key: Key[Array, ""]) -> Params:

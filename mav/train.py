@@ -135,6 +135,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
     Raises ValueError for an impossible config, or after `config.max_skipped` steps in a row whose
     gradients were not finite; OSError if a checkpoint cannot be written.
     """
+    recipe_lib.check(config)
     mesh = sharding.make_mesh(config.mesh)
     peak = program.matrix_peak(config.dtype) * mesh.size
     with sharding.use(mesh):

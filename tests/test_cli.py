@@ -49,12 +49,12 @@ def refused(capsys, *arguments):
 
 def test_sample_writes_a_video_and_a_sheet_and_prints_their_paths(folder, here, capsys):
     assert cli.main(["sample", PROMPT, "--cascade", str(folder)]) == 0
-    assert capsys.readouterr().out.split() == ["a-red-ball.mp4", "a-red-ball.png"]
+    assert capsys.readouterr().out.split() == ["a-red-ball.mp4", "a-red-ball-sheet.png"]
     video, fps = media.read(here / "a-red-ball.mp4")
     assert video.shape == (76, 32, 32, 3)
     assert fps == 15
     assert media.read_metadata(here / "a-red-ball.mp4")["prompt"] == PROMPT
-    assert media.read_image(here / "a-red-ball.png").ndim == 3
+    assert media.read_image(here / "a-red-ball-sheet.png").ndim == 3
 
 
 def test_the_same_seed_writes_the_same_file(folder, here):
@@ -70,7 +70,7 @@ def test_the_same_seed_writes_the_same_file(folder, here):
 def test_several_videos_are_numbered(folder, here, capsys):
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--num", "2", "--size", "8"]
     assert cli.main([*arguments, "--frames", "16", "--out", "x.gif"]) == 0
-    assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.gif", "x.png"]
+    assert capsys.readouterr().out.split() == ["x-1.gif", "x-2.gif", "x.gif", "x-sheet.png"]
     assert media.read(here / "x.gif")[0].shape == (16, 4, 8, 3)  # 4 x 4 pixels each
 
 
@@ -79,7 +79,9 @@ def test_a_script_gets_json_and_no_bars(folder, here, capsys):
     assert cli.main([*arguments, "--num", "2", "--out", "x.gif", "--quiet", "--json"]) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert json.loads(said.out) == dict(files=["x-1.gif", "x-2.gif"], grid="x.gif", sheet="x.png")
+    assert json.loads(said.out) == dict(
+        files=["x-1.gif", "x-2.gif"], grid="x.gif", sheet="x-sheet.png"
+    )
     assert cli.main(["show", "x-2.gif", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["prompt"] == PROMPT
@@ -143,6 +145,22 @@ def test_words_that_a_cascade_never_saw_are_listed_with_what_it_knows(folder, he
         (["vary", "notes.txt"], "the name must end in .mp4"),
         (["show", "ball.mp4"], "ball.mp4 does not exist"),
         (["sample", PROMPT, "--num", "0"], "num=0 must be at least 1"),
+        (["sample", PROMPT, "--seed", str(2**63)], "seed=9223372036854775808 is impossible"),
+        (["sample", PROMPT, "--seconds", "inf"], "seconds=inf must be above 0, and finite"),
+        (["sample", PROMPT, "--seconds", "nan"], "seconds=nan must be above 0, and finite"),
+        (["sample", PROMPT, "--seconds", "1.05"], "seconds=1.05 is too short; choose more than"),
+        (["sample", PROMPT, "--image", "--seconds", "3"], "seconds=3.0 does not go with --image"),
+        (["sample", PROMPT, "--mix", "clip.bmp=0.5"], "clip.bmp does not exist"),
+        (["sample", PROMPT, "--aug_level", "sr_256=1000"], "aug_level of sr_256=1000 is impossi"),
+        (["sample", PROMPT, "--aug_level", "prior=7"], "aug_level of prior=7 is impossible"),
+        (
+            ["sample", PROMPT, "--guidance_scale", "nan"],
+            "guidance_scale of decoder=nan must be",
+        ),
+        (["sample", PROMPT, "--still_fps", "inf"], "still_fps=inf must be a finite number"),
+        (["sample", PROMPT, "--size", "16", "--sampler", "sr_768=foo"], "sr_768: sampler='foo'"),
+        (["sample", "\udcff ball"], "the text '\\udcff ball' is not UTF-8"),
+        (["smooth", "clip.mp4", "--fps", "7"], "fps=7 does not go with smooth"),
         (["sample", PROMPT, "--frames", "1"], "frames=1 makes an image; say so with --image"),
         (["sample", PROMPT, "--image", "--frames", "16"], "frames=16 does not go with --image"),
         (["sample", PROMPT, "--image", "--out", "x.mp4"], "must end in .png"),
@@ -163,6 +181,8 @@ def test_bad_input_gets_one_line_status_2_and_writes_nothing(
 def test_a_damaged_cascade_is_refused_by_the_name_of_its_file(folder, here, capsys):
     tiny.write(here)
     index = json.loads((here / "cascade.json").read_text())
+    (here / "cascade.json").write_text(json.dumps(index | dict(stages=["prior", "decoder"])))
+    assert "has no clip; export" in refused(capsys, "sample", PROMPT, "--cascade", str(here))
     (here / "cascade.json").write_text(json.dumps(index)[:-5])
     assert "cascade.json is damaged" in refused(capsys, "sample", PROMPT, "--cascade", str(here))
 
@@ -264,8 +284,8 @@ def test_a_preview_shows_what_is_coming(folder, here, monkeypatch):
     )
     arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "16", "--preview"]
     assert cli.main([*arguments, "--out", "x.mp4"]) == 0
-    assert seen == ["x-preview.png"] * (3 + 5 * 2 + 2) + ["x.png"]
-    assert sorted(path.name for path in here.iterdir()) == ["x.mp4", "x.png"]
+    assert seen == ["x-preview.png"] * (3 + 5 * 2 + 2) + ["x-sheet.png"]
+    assert sorted(path.name for path in here.iterdir()) == ["x-sheet.png", "x.mp4"]
 
 
 def test_a_mark_is_written_into_the_pictures_when_asked(folder, here):
@@ -288,7 +308,7 @@ def test_edits_from_the_command_line(folder, here, capsys):
     np.testing.assert_array_equal(video("animated.npz")[:1], media.fit(picture[:1], 8))
     assert run("tween", "a.png", "b.png", "tween.npz")
     np.testing.assert_array_equal(video("tween.npz")[[0, -1]], media.fit(picture, 8))
-    assert (here / "tween.png").is_file()
+    assert (here / "tween-sheet.png").is_file()
 
     media.write(here / "clip.mp4", video("animated.npz")[:31], 15)
     decoded = media.fit(media.read(here / "clip.mp4")[0], 8)
@@ -312,6 +332,53 @@ def test_edits_from_the_command_line(folder, here, capsys):
     )
 
 
+def test_what_is_read_is_never_written_over(folder, here, capsys):
+    picture = np.random.default_rng(0).integers(256, size=(2, 20, 30, 3), dtype=np.uint8)
+    for name in ("x.png", "x-sheet.png", "x-preview.png"):
+        media.write_image(here / name, picture[0])
+    media.write(here / "x.mp4", picture, 8)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    common = ["--cascade", str(folder), "--size", "8"]
+    refuse = lambda *arguments: refused(capsys, *arguments, *common)
+    assert "x-sheet.png is read" in refuse("animate", "x-sheet.png", "--out", "x.mp4")
+    assert "x.mp4 is read" in refuse("vary", "x.mp4", "--out", "x.mp4")
+    mixed = ["sample", PROMPT, "--mix", "x.png=0.5", "--image", "--out", "x.png"]
+    assert "x.png is read" in refuse(*mixed)
+    preview = ["sample", PROMPT, "--out", "x.gif", "--preview"]
+    assert "x-preview.png is there already" in refuse(*preview)
+    assert cli.main(["animate", "x.png", "--frames", "16", "--out", "x.gif", *common]) == 0
+    after = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"x.gif", "x-sheet.png"}
+
+
+def test_edits_take_the_decoders_pace_beside_that_of_the_video(folder, here, capsys):
+    picture = np.random.default_rng(0).integers(256, size=(20, 8, 8, 3), dtype=np.uint8)
+    media.write(here / "x.npz", picture, 15)
+    media.write_image(here / "a.png", picture[0])
+    common = ["--cascade", str(folder), "--size", "8"]
+    assert cli.main(["extend", "x.npz", "--fps", "5", "--out", "longer.npz", *common]) == 0
+    assert media.read(here / "longer.npz")[1] == 25
+    assert media.read_metadata(here / "longer.npz")["settings"]["fps"] == 5
+    assert cli.main(["smooth", "x.npz", "--frame_skip", "3", "--out", "smooth.npz", *common]) == 0
+    assert media.read_metadata(here / "smooth.npz")["settings"]["fps"] == 10  # the most it has seen
+    media.write(here / "fast.npz", picture, 100)
+    message = refused(capsys, "smooth", "fast.npz", "--frame_skip", "3", *common)
+    assert "frame_skip=3 makes 300 frames per second of 100; .mp4 holds up to 240" in message
+    tween = ["tween", "a.png", "a.png", "--frame_skip", "3", "--out", "t.npz", *common]
+    assert cli.main(tween) == 0
+    assert len(media.read(here / "t.npz")[0]) == 46
+
+
+def test_closed_outputs_do_not_stop_a_command(folder, here, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--size", "8", "--frames", "16"]
+    assert cli.main([*arguments, "--out", "x.npz"]) == 0
+    assert (here / "x.npz").is_file()
+    sys.stdout.close()
+    sys.stderr.close()
+
+
 def test_a_config_takes_changes_and_refuses_unknown_ones():
     path = "configs/decoder.py:cutout,video"
     config = cli.read_config(path, ["--config.data.batch_size=3"])
@@ -329,3 +396,190 @@ def test_numbers_of_a_sheet_do_not_depend_on_the_seed_of_another_video(folder, h
     cli.main([*arguments, "--seed", "0", "--num", "2", "--out", "two.webp"])
     one, two = media.read(here / "one.webp")[0], media.read(here / "two-2.webp")[0]
     np.testing.assert_array_equal(one, two)
+
+
+CONFIGS = f"{cli.__file__.rsplit('/', 2)[0]}/configs"
+
+
+@pytest.mark.parametrize("command", ["train", "bench", "plan"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
+        ("data.batch_size=-2", "data.batch_size=-2 must be at least 1"),
+        ("data.crop=7", "data.crop=7 must be a multiple of 8, since the network divides it; set "),
+        ("data.crop=128", "data.crop=128 must be at most data.size=64"),
+        ("frames=0", "frames=0 must be at least 1"),
+        ("network.patch=0", "network.patch=0 must be at least 1"),
+        ("network.head_dim=7", "network.head_dim=7 must divide the 144 features that heads"),
+        ("log_every=0", "log_every=0 must be at least 1"),
+        ("eval.every=0", "eval.every=0 must be at least 1"),
+        ("dtype=float8", "dtype='float8' is unknown; choose one of float32, bfloat16"),
+    ],
+)
+def test_impossible_numbers_of_a_config_are_refused_before_anything_is_made(
+    here, capsys, command, change, message
+):
+    arguments = [command, "--config", f"{CONFIGS}/decoder.py:cutout,video", f"--config.{change}"]
+    more = dict(train=["--workdir", "run", "--config.clip=cutout"], plan=["--topology", "v5e:2x2"])
+    assert message in refused(capsys, *arguments, *more.get(command, []))
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("sr_256", "data.crop=100", "data.crop=100 must be a multiple of 8"),
+        ("sr_256", "low_size=60", "low_size=60 must divide size=256"),
+        ("clip", "data.crop=32", "data.crop=32 must be network.image_size=64"),
+        ("clip", "network.image_head_dim=7", "network.image_head_dim=7 must divide the 128 feat"),
+        ("prior", "network.head_dim=7", "network.head_dim=7 must divide the"),
+    ],
+)
+def test_each_kind_of_network_has_its_own_impossible_numbers(here, capsys, stage, change, message):
+    config = f"{CONFIGS}/{stage}.py:cutout"
+    assert message in refused(capsys, "bench", "--config", config, f"--config.{change}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "config.seed=3",
+            "unknown argument config.seed=3; a change of the config is written --con",
+        ),
+        ("stray", "unknown argument stray;"),
+        ("--config.foo=1", "has no key foo; it has clip, data, dtype,"),
+        ("--config.data.foo=1", "has no key data.foo; data has batch_size,"),
+        ("--config.seed.foo=1", "has no key seed.foo; seed is a value, 0"),
+        ("--config.seed=x", "flag --config.seed=x: invalid literal"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "bench", "plan"])
+def test_what_is_no_change_of_a_config_is_refused_by_name(here, capsys, command, given, message):
+    arguments = [command, "--config", f"{CONFIGS}/sr_768.py:cutout", given]
+    more = dict(train=["--workdir", "run"], plan=["--topology", "v5e:2x2"])
+    assert message in refused(capsys, *arguments, *more.get(command, []))
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "own.py:1: "),
+        ("\nimport no_such_module\n", "own.py:2: ModuleNotFoundError: No module named 'no_such_mo"),
+        ("from mav import nothing_\n", "own.py:1: ImportError: cannot import name 'nothing_'"),
+        ("def get_config():\n    return 1 / 0\n", "own.py:2: ZeroDivisionError: division by zero"),
+        (
+            "def get_config():\n    return {}\n",
+            "own.py has no get_config that returns a ConfigDict",
+        ),
+        ("x = 1\n", "own.py has no get_config that returns a ConfigDict"),
+    ],
+)
+def test_a_faulty_config_file_is_refused_by_its_name_and_line(here, capsys, text, message):
+    (here / "own.py").write_text(text)
+    assert message in refused(capsys, "train", "--config", "own.py", "--workdir", "run")
+    assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--batch_size", "0"], "data.batch_size=0 must be at least 1"),
+        (["--mesh", ""], "mesh='' is not of the form"),
+    ],
+)
+def test_an_option_of_plan_that_says_nothing_counts_as_given(here, capsys, option, message):
+    arguments = ["plan", "--config", f"{CONFIGS}/sr_768.py:cutout", "--topology", "v5e:2x2"]
+    assert message in refused(capsys, *arguments, *option)
+
+
+STEPS = tiny.SETTINGS | dict(steps=5)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (dict(settings=dict(tiny.SETTINGS, foo=1)), "s.json has the unknown setting foo; choose a"),
+        (
+            dict(settings=dict(size=8)),
+            "s.json lacks the setting steps, sampler, spacing, guidance_s",
+        ),
+        (dict(settings=5), "s.json has settings=5; it must be an object"),
+        (dict(settings=STEPS), "s.json has steps=5; it must be a table by stage"),
+        (dict(settings=tiny.SETTINGS, provenance=5), "s.json has provenance=5; it must be an obj"),
+    ],
+)
+def test_impossible_settings_of_an_export_are_refused(here, capsys, about, message):
+    (here / "s.json").write_text(json.dumps(about))
+    assert message in refused(capsys, "export", "run", "made", "--settings", "s.json")
+    assert not (here / "made").exists()
+
+
+INDEX = dict(format=1, name="x", stages=list(tiny.CONFIGS), settings=tiny.SETTINGS, provenance={})
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (dict(format=1), "cascade.json lacks name, stages, settings, provenance; fetch or export"),
+        (
+            INDEX | dict(settings=dict(tiny.SETTINGS, foo=1)),
+            "cascade.json has the unknown setting f",
+        ),
+        (INDEX | dict(settings=dict(size=8)), "cascade.json lacks the setting steps, sampler"),
+        (INDEX | dict(settings=STEPS), "cascade.json has steps=5; it must be a table by stage"),
+        (INDEX | dict(stages="clip"), "cascade.json has stages='clip'; it must be a list of some"),
+        (
+            INDEX | dict(stages=["clip", "foo"]),
+            "has stages=['clip', 'foo']; it must be a list of s",
+        ),
+        (INDEX | dict(stages=[{}]), "has stages=[{}]; it must be a list of some of clip, prior"),
+    ],
+)
+def test_a_cascade_whose_index_is_incomplete_is_refused(folder, here, capsys, index, message):
+    (here / "cascade.json").write_text(json.dumps(index))
+    for stage in tiny.CONFIGS:
+        (here / stage).symlink_to(folder / stage)
+    (here / "tokenizer.json").symlink_to(folder / "tokenizer.json")
+    assert message in refused(capsys, "sample", PROMPT, "--cascade", ".", "--image")
+
+
+def without(table, *names):
+    return {name: value for name, value in table.items() if name not in names}
+
+
+DECODER = tiny.CONFIGS["decoder"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "decoder/config.json has stage=None, it must be 'decoder'"),
+        (
+            dict(DECODER, stage="prior"),
+            "decoder/config.json has stage='prior', it must be 'decoder'",
+        ),
+        (
+            dict(DECODER, network=without(DECODER["network"], "width")),
+            "network of stage 'decoder' lacks width",
+        ),
+        (without(DECODER, "network"), "network of stage 'decoder' is None; it must be a table, of"),
+        (without(DECODER, "process"), "process of stage 'decoder' is None; it must be a table, of"),
+    ],
+)
+def test_a_cascade_whose_stage_is_incomplete_is_refused(here, capsys, config, message):
+    tiny.write(here)
+    (here / "decoder" / "config.json").write_text(json.dumps(config))
+    assert message in refused(capsys, "sample", PROMPT, "--cascade", ".", "--image")
+
+
+@pytest.mark.parametrize(
+    "part", ["decoder/params.safetensors", "sr_256/config.json", "tokenizer.json"]
+)
+def test_a_missing_part_of_a_cascade_is_named(here, capsys, part):
+    tiny.write(here)
+    (here / part).unlink()
+    message = refused(capsys, "sample", PROMPT, "--cascade", str(here), "--image")
+    assert f"cascade {here} lacks {part}; fetch or export it again" in message

@@ -80,6 +80,28 @@ def test_unknown_names_in_a_config_are_refused(change, says):
         stages.build({**tiny.CONFIGS["decoder"], **change})
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "field"),
+    [
+        ("clip", "network", "text_width"),
+        ("prior", "network", "head_dim"),
+        ("sr_256", "network", "multipliers"),
+        ("sr_256", "process", "schedule"),
+        ("sr_256", "process", "num_timesteps"),
+    ],
+)
+@pytest.mark.parametrize("kind", [dict, ConfigDict])
+def test_a_field_that_is_needed_and_missing_is_named(name, table, field, kind):
+    config = tiny.CONFIGS[name]
+    part = {k: v for k, v in config[table].items() if k != field}
+    with pytest.raises(ValueError, match=f"{table} of stage '{name}' lacks {field};"):
+        stages.build(kind({**config, table: part}))
+    with pytest.raises(ValueError, match=f"{table} of stage '{name}' is 5; it must be a table"):
+        stages.build(kind({**config, table: 5}))
+    with pytest.raises(ValueError, match="the config has no stage; set it to one of clip, prior"):
+        stages.build(kind({table: part}))
+
+
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype='float8' is unknown; choose one of float32, bfl"):
         stages.build(tiny.CONFIGS["decoder"], "float8")
