@@ -19,6 +19,7 @@ from typing import Any
 from flax import traverse_util
 
 from mav import cli, diffusion, stages, unet
+from mav.commands import config_files
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -171,7 +172,7 @@ def values(stage: str, size: str, phase: str) -> dict[str, Any] | None:
     """Fields of a config by their dotted names; None where there is no such config."""
     # Which phases a stage has, its config knows.
     try:
-        config = cli.read_config(f"{CONFIGS}/{stage}.py:{size},{phase}", [])
+        config = config_files.read(f"{CONFIGS}/{stage}.py:{size},{phase}", [])
     except ValueError:
         return None
     plain = json.loads(config.to_json_best_effort())

@@ -10,8 +10,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from mav import cli, plan, stages
 from mav import params as params_lib
+from mav import plan, stages
+from mav.commands import config_files
 
 HERE = pathlib.Path(__file__).parent
 STAGES = (  # config and phase
@@ -69,7 +70,7 @@ class Plans:
 
 def read(size: str, stage: str, phase: str):
     """A config."""
-    return cli.read_config(f"{HERE.parent}/configs/{stage}.py:{size},{phase}", [])
+    return config_files.read(f"{HERE.parent}/configs/{stage}.py:{size},{phase}", [])
 
 
 def fits(plans: Plans, size: str) -> Iterator[str]:

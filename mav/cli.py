@@ -5,12 +5,9 @@ import contextlib
 import json
 import os
 import pathlib
-import re
-import runpy
 import signal
 import sys
 import textwrap
-import traceback
 from collections.abc import Sequence
 
 from mav import bars
@@ -452,8 +449,9 @@ def train(options: argparse.Namespace) -> int:
     import jax
 
     from mav import processes
+    from mav.commands import config_files
 
-    config = read_config(options.config, options.rest)
+    config = config_files.read(options.config, options.rest)
     processes.join(options.coordinator, options.num_processes, options.process_id)
     silence_tensorflow()
     from mav import train as train_lib
@@ -485,76 +483,6 @@ def silence_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
-def read_config(path: str, overrides: Sequence[str]):
-    """A config file's config with `--config.key=value` applied.
-
-    Raises ValueError for a missing or faulty file, unknown key, value of the wrong type, or what is
-    no change of the config.
-    """
-    from absl import flags
-    from ml_collections import config_flags
-
-    config = _run_config(path)
-    _check_keys(path, config, overrides)
-    values, arguments = flags.FlagValues(), ["mav", *overrides]
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        rest = values(arguments)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"config {path}: {str(error).strip().splitlines()[-1]}") from error
-    if rest:
-        raise ValueError(
-            f"unknown argument {rest[0]}; a change of the config is written --config.key=value."
-        )
-    return values.config
-
-
-def _run_config(path: str):
-    """What `get_config` of a config file returns, which gets what stands behind the colon."""
-    from ml_collections import ConfigDict
-
-    name, colon, argument = path.partition(":")
-    file = pathlib.Path(name)
-    if not file.is_file():
-        raise ValueError(f"config file {file} does not exist.")
-    sys.path.insert(0, str(file.resolve().parent.parent))  # configs import each other
-    try:
-        get_config = runpy.run_path(str(file)).get("get_config")
-        config = get_config and get_config(*[argument] if colon else [])
-    except SyntaxError as error:
-        raise ValueError(f"config {path}: {error.filename}:{error.lineno}: {error.msg}.") from error
-    except ValueError as error:  # what a config says of its argument
-        raise ValueError(f"config {path}: {error}") from error
-    except Exception as error:
-        here = lambda frame: pathlib.Path(frame.filename).resolve().parent == file.resolve().parent
-        own = list(filter(here, traceback.extract_tb(error.__traceback__)))
-        place = f"{own[-1].filename}:{own[-1].lineno}" if own else file
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"config {path}: {place}: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise ValueError(f"config file {file} has no get_config that returns a ConfigDict.")
-    return config
-
-
-def _check_keys(path: str, config, overrides: Sequence[str]) -> None:
-    """Raises ValueError if `--config.key=value` names a key that the config does not have."""
-    from ml_collections import ConfigDict
-
-    for word in overrides:
-        change = re.match(r"--?(no)?config\.([^=]+)", word)
-        if change is None:
-            continue
-        key, table, where = change[2], config, "it"
-        for name in key.split("."):
-            name = name.partition("[")[0]  # of a value in a tuple
-            if not isinstance(table, ConfigDict):
-                raise ValueError(f"config {path} has no key {key}; {where} is a value, {table!r}.")
-            if name not in table:
-                known = ", ".join(table)
-                raise ValueError(f"config {path} has no key {key}; {where} has {known}.")
-            table, where = table[name], name
-
-
 def export(options: argparse.Namespace) -> None:
     """`mav export`."""
     from mav import export as export_lib
@@ -566,30 +494,24 @@ def export(options: argparse.Namespace) -> None:
 def bench(options: argparse.Namespace) -> None:
     """`mav bench`."""
     from mav import bench as bench_lib
+    from mav.commands import config_files
 
-    config = read_config(options.config, options.rest)
-    bench_lib.run(config, read_clip_config(options.config))
-
-
-def read_clip_config(path: str):
-    """The config of CLIP that lies beside another stage's, in its size."""
-    file, _, argument = path.partition(":")
-    return read_config(
-        f"{pathlib.Path(file).with_name('clip.py')}:{argument.partition(',')[0]}", []
-    )
+    config = config_files.read(options.config, options.rest)
+    bench_lib.run(config, config_files.read_clip(options.config))
 
 
 def plan(options: argparse.Namespace) -> None:
     """`mav plan`."""
     from mav import plan as plan_lib
     from mav import sharding
+    from mav.commands import config_files
 
-    config = read_config(options.config, options.rest)
+    config = config_files.read(options.config, options.rest)
     if options.mesh is not None:
         config.mesh = dict(data=1, fsdp=1, tensor=1, context=1) | sharding.parse_mesh(options.mesh)
     if options.batch_size is not None:
         config.data.batch_size = options.batch_size
-    clip_config = read_clip_config(options.config)
+    clip_config = config_files.read_clip(options.config)
     report = plan_lib.run(
         config, clip_config, options.topology, options.sample, cache_home() / "plans"
     )

@@ -9,6 +9,7 @@ import pytest
 import mav
 import tiny
 from mav import cli, media
+from mav.commands import config_files
 
 PROMPT = "a red ball"
 
@@ -381,13 +382,13 @@ def test_closed_outputs_do_not_stop_a_command(folder, here, monkeypatch):
 
 def test_a_config_takes_changes_and_refuses_unknown_ones():
     path = "configs/decoder.py:cutout,video"
-    config = cli.read_config(path, ["--config.data.batch_size=3"])
+    config = config_files.read(path, ["--config.data.batch_size=3"])
     assert config.data.batch_size == 3
     assert config.frames == 16
     with pytest.raises(ValueError, match="batchsize"):
-        cli.read_config(path, ["--config.data.batchsize=3"])
+        config_files.read(path, ["--config.data.batchsize=3"])
     with pytest.raises(ValueError, match="size='huge' is unknown here; choose cutout"):
-        cli.read_config("configs/decoder.py:huge", [])
+        config_files.read("configs/decoder.py:huge", [])
 
 
 def test_numbers_of_a_sheet_do_not_depend_on_the_seed_of_another_video(folder, here):

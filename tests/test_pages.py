@@ -16,6 +16,7 @@ import pytest
 
 import mav
 from mav import cli, diffusion, media, samplers
+from mav.commands import config_files
 from mav.data import cutout
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,9 +102,9 @@ def understood(words):
         options, rest = cli.make_parser().parse_known_args(arguments)
         assert not rest or getattr(options, "takes_rest", False)
         if hasattr(options, "config"):
-            cli.read_config(str(ROOT / options.config), rest)
+            config_files.read(str(ROOT / options.config), rest)
     elif program.startswith("--config."):
-        cli.read_config(f"{ROOT}/configs/decoder.py:paper,video", words)
+        config_files.read(f"{ROOT}/configs/decoder.py:paper,video", words)
     elif program == "bash":
         script = ROOT / arguments[0]
         assert script.is_file()

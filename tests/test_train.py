@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 import noise
 import tiny
 from mav import cascade as cascade_lib
-from mav import checkpoint, cli, export, folders, media, recipe, sharding, stages, train
+from mav import checkpoint, export, folders, media, recipe, sharding, stages, train
 from mav import params as params_lib
+from mav.commands import config_files
 from mav.data import sources
 
 
@@ -128,7 +129,7 @@ def test_a_full_disk_ends_a_run_with_its_checkpoints_intact(parents, tmp_path):
     path, *values = tiny.train_arguments(parents)[1:]
     values.append("--config.mesh.data=1")
     long = [*values, "--config.num_steps=4"]
-    train.run(cli.read_config(path, [*values, "--config.num_steps=2"]), tmp_path / "run")
+    train.run(config_files.read(path, [*values, "--config.num_steps=2"]), tmp_path / "run")
     # Files that may not grow stand in for a disk that is full.
     limited = ["bash", "-c", 'ulimit -f 40 && exec "$@"', "bash", sys.executable, "-m", "mav.cli"]
     full = subprocess.run(
@@ -142,7 +143,7 @@ def test_a_full_disk_ends_a_run_with_its_checkpoints_intact(parents, tmp_path):
     assert "a checkpoint could not be written" in full.stderr
     assert full.stderr.splitlines()[-1].startswith("mav train: ")
     assert int(newest(tmp_path / "run")["step"]) == 2
-    assert train.run(cli.read_config(path, long), tmp_path / "run") == 4
+    assert train.run(config_files.read(path, long), tmp_path / "run") == 4
 
 
 def test_a_run_that_cannot_go_on_stops_with_what_it_has_saved(parents, tmp_path):

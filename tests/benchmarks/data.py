@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mav import cli, media, plan, program, recipe, sharding
+from mav import media, plan, program, recipe, sharding
+from mav.commands import config_files
 from mav.data import builders, prepare, sources
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -115,7 +116,7 @@ def main() -> None:
 
 def training(stage: str):
     """A stage's config at paper size, and the floating-point operations of training on a clip."""
-    load = lambda name, arg: cli.read_config(f"{CONFIGS}/{name}.py:{arg}", [])
+    load = lambda name, arg: config_files.read(f"{CONFIGS}/{name}.py:{arg}", [])
     config, clip_config = load(stage, "paper,video"), load("clip", "paper")
     config.data.batch_size = 1
     mesh = sharding.make_mesh(dict(data=1))

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mav import bench, cli, layers, program, stages, unet
 from mav import params as params_lib
+from mav.commands import config_files
 
 ROUNDS, CALLS = 3, 3
 FRAMES = 16
@@ -177,7 +178,7 @@ def compare_unet() -> None:
 
 def compare_decoder() -> None:
     """Karlo's decoder at its full size, a guided pair."""
-    stage = stages.build(cli.read_config("configs/decoder.py:karlo,image", []), DTYPE)
+    stage = stages.build(config_files.read("configs/decoder.py:karlo,image", []), DTYPE)
     n, inputs = 81, dict(stage.inputs)
     peer = UNet2DConditionModel(
         sample_size=64,

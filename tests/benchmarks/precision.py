@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from tqdm.auto import tqdm
 
-from mav import bench, cli, folders, recipe, sharding, stages
+from mav import bench, folders, recipe, sharding, stages
 from mav import params as params_lib
+from mav.commands import config_files
 
 STAGES = dict(
     clip="", prior="", decoder="video", interpolation="video", sr_256="video", sr_768="image"
@@ -24,14 +25,14 @@ def error(size: str, name: str, phase: str) -> tuple[float, float]:
     """Relative error of a stage on random examples, and millions of parameters."""
     path = f"configs/{name}.py:{size}" + (f",{phase}" if phase else "")
     batch_size = 8 if name == "clip" else 1  # CLIP answers with a table: all images by all texts
-    config = cli.read_config(path, [f"--config.data.batch_size={batch_size}"])
+    config = config_files.read(path, [f"--config.data.batch_size={batch_size}"])
     if "stills" in config.data:
         config.data.stills = 0
     folder, shipped = folders.resolve(size), size in folders.built_in()
     if shipped:
         config.network = params_lib.read_json(folder / name / "config.json")["network"]
     mesh, key = sharding.make_mesh(dict(data=1)), jax.random.key(0)
-    made, state, batch, parents = recipe.shapes(config, cli.read_clip_config(path), mesh)
+    made, state, batch, parents = recipe.shapes(config, config_files.read_clip(path), mesh)
     if shipped:
         _, params = folders.load_stage(folder, name)
     else:
