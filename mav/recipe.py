@@ -151,8 +151,10 @@ def needs_clip(stage: stages.Stage) -> bool:
     return stage.name == "prior" or getattr(stage.network, "image_tokens", 0) > 0
 
 
-AT_LEAST_1 = ("num_steps", "max_skipped", "log_every", "save_every", "data.batch_size", "data.crop")
-AT_LEAST_1 += ("eval.every", "eval.num_examples", "eval.num_steps")
+AT_LEAST_1 = (
+    "num_steps", "max_skipped", "log_every", "save_every", "data.batch_size", "data.crop",
+    "eval.every", "eval.num_examples", "eval.num_steps",
+)  # fmt: skip
 NETWORK_AT_LEAST_1 = ("width", "groups", "patch", "head_dim", "text_head_dim", "image_head_dim")
 
 

@@ -168,13 +168,14 @@ class Settings:
                 f"{cascade} cannot choose among candidates of the decoder, since its CLIP has no "
                 "image tower; leave them at 1."
             )
+        enlarging = PICTURES[1:]
         for name, level in self.aug_level.items():
+            wrong = f"aug_level of {name}={level} is impossible"
+            if name not in enlarging:
+                raise ValueError(f"{wrong}; {' and '.join(enlarging)} alone have one.")
             most = stages[name].process.schedule.num_timesteps - 1 if name in stages else math.inf
-            if name not in ("sr_256", "sr_768") or not 0 <= level <= most:
-                raise ValueError(
-                    f"aug_level of {name}={level} is impossible; sr_256 and sr_768 have 0 (none) "
-                    "to 999, in timesteps."
-                )
+            if not 0 <= level <= most:
+                raise ValueError(f"{wrong}; choose 0 (none) to {most}, in timesteps.")
         for name in SAMPLED:
             if network_of(name) in stages and self.of("steps", name) is not None:
                 self.rows(name, stages)

@@ -370,6 +370,13 @@ def test_edits_take_the_decoders_pace_beside_that_of_the_video(folder, here, cap
     assert len(media.read(here / "t.npz")[0]) == 46
 
 
+def test_words_of_a_mixture_may_be_longer_than_the_name_of_a_file(folder, here, capsys):
+    arguments = ["sample", PROMPT, "--cascade", str(folder), "--image", "--size", "8"]
+    words = "a red ball and " * 40
+    assert cli.main([*arguments, "--mix", f"{words}=0.5", "--out", "x.png"]) == 0
+    assert "the prompt is too long; left out" in capsys.readouterr().err
+
+
 def test_closed_outputs_do_not_stop_a_command(folder, here, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -66,9 +67,9 @@ def sample(options: argparse.Namespace) -> None:
 
 def _names_file(what: str) -> bool:
     """Whether --mix was given a file, there or not, and no words."""
-    path = pathlib.Path(what)
     kinds = (*media.STILLS, *media.CONTAINERS, *media.ANIMATIONS, ".avif", ".bmp", ".tif", ".tiff")
-    return path.suffix.lower() in kinds or path.is_file()
+    # Words may be too long for a file's name, at which pathlib raises.
+    return pathlib.Path(what).suffix.lower() in kinds or os.path.isfile(what)
 
 
 def _refuse_toxic(prompts: Sequence[str]) -> None:
@@ -217,7 +218,7 @@ def _read_by(options: argparse.Namespace) -> list[pathlib.Path]:
     names = ("picture", "first", "last", "video", "like")
     named = [getattr(options, name, None) for name in names]
     named += [what for what, _ in getattr(options, "mix", [])]
-    return [path for path in map(pathlib.Path, filter(None, named)) if path.exists()]
+    return [pathlib.Path(name) for name in named if name and os.path.exists(name)]
 
 
 def _preview(path: pathlib.Path, stage: str, x0) -> None:
